@@ -1,0 +1,1 @@
+"""Log -> ClickHouse, exactly once."""

@@ -1,0 +1,300 @@
+"""Log -> ClickHouse, exactly once, as one loop to read from top to bottom.
+
+For every block: commit an *intent* (position, last offset, versions), insert the block under a token that
+names its range and checksum, go on. The next intent acknowledges the block before. Whoever takes a partition
+over reads position and intent afresh and repeats exactly that range, so that ClickHouse drops or repairs it.
+The proof and the traps: docs/decisions/0003-intents-live-in-the-committed-position.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final, Protocol, TypeVar
+
+from msgspec import Struct
+
+from pinstream import event, metrics
+from pinstream.errors import Fatal, Fenced, PositionLost, Retryable, WarehouseAway
+from pinstream.eventlog.contract import Bounds, Consumer, Intent, Log, Partition, Position, Stored
+from pinstream.load import batch, deadletter
+from pinstream.settings import Load
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+GROUP: Final = "load"
+TOPICS: Final = (event.EVENTS, event.ENGAGEMENTS, event.REJECTED)
+POLL_S: Final = 0.2
+RETRY_S: Final = (0.2, 0.5, 1.0, 2.0, 5.0)
+"""Pauses between tries while ClickHouse or the log is away; the last one repeats."""
+
+
+class Target(Protocol):
+    """Where blocks go: ClickHouse's tables, one per topic, and one for dead letters."""
+
+    rollup_version: int
+    """Version of the materialized views that a new block is meant for."""
+
+    async def insert(self, topic: str, rows: bytes, *, token: str) -> None:
+        """Apply `rows` to the topic's table and its views, once per token."""
+
+    async def insert_dead(self, rows: bytes, *, token: str) -> None:
+        """Apply `rows` to `rejected`, once per token."""
+
+    async def newest(self, partition: Partition) -> int | None:
+        """The highest offset of the partition that is in ClickHouse, dead letters included."""
+
+
+class Lane(Struct):
+    """One partition owned by this process."""
+
+    pending: batch.Pending
+    replay: Intent | None
+    """An intent found open: the next block is exactly its range."""
+    unacknowledged: int | None = None
+    """End of the last inserted block, while no commit has acknowledged it."""
+
+
+class Loader:
+    """One process's part of the group `load`."""
+
+    def __init__(
+        self,
+        log: Log,
+        target: Target,
+        settings: Load,
+        secret: bytes,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`secret` keys the hashes of dead letters; `clock` counts seconds."""
+        self._log = log
+        self._target = target
+        self._settings = settings
+        self._secret = secret
+        self._clock = clock
+        self._lanes: dict[Partition, Lane] = {}
+        self._generation = -1
+        self._insert_s = 0.0
+        self._waiting_for: WarehouseAway | Retryable | None = None
+
+    async def ready(self) -> None:
+        """Return if blocks are going through; raise what is in the way otherwise."""
+        if self._waiting_for:
+            raise self._waiting_for
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Load until `stop` is set.
+
+        Raises:
+            PositionLost: the stored position does not fit the log or ClickHouse; the message says what to do.
+            Fatal: too many bad records in a block, or an intent of a newer version.
+            QueryFailed: ClickHouse refuses the rows; the schema and this program disagree.
+        """
+        consumer = await self._log.consumer(GROUP, TOPICS)
+        try:
+            while not stop.is_set():
+                try:
+                    await self._turn(consumer)
+                except Fenced as exc:
+                    logger.warning("Another loader owns the partition now: %s", exc)
+                    self._lanes.clear()
+            await self._acknowledge_all(consumer)
+        finally:
+            await consumer.aclose()
+
+    async def _turn(self, consumer: Consumer) -> None:
+        if consumer.generation != self._generation:
+            await self._take_over(consumer)
+        full = frozenset(partition for partition, lane in self._lanes.items() if self._reads_enough(lane))
+        got = await consumer.poll(timeout_s=POLL_S, max_records=self._settings.block_rows, paused=full)
+        if consumer.generation != self._generation:
+            return
+        for partition, records in got.items():
+            self._lanes[partition].pending.add(records)
+        for partition, lane in list(self._lanes.items()):
+            if self._due(lane):
+                await self._load_block(consumer, partition, lane)
+            elif self._idle(lane):
+                await self._acknowledge(consumer, partition, lane)
+
+    # --- taking over ---------------------------------------------------------------------------------
+
+    async def _take_over(self, consumer: Consumer) -> None:
+        """Throw away what is buffered, read positions and intents afresh, continue there."""
+        self._generation = generation = consumer.generation
+        self._lanes.clear()
+        for partition in sorted(consumer.assignment()):
+            position = await consumer.position(partition)
+            bounds = await consumer.bounds(partition)
+            newest = await self._patiently(consumer, lambda p=partition: self._target.newest(p))  # type: ignore[misc]
+            if consumer.generation != generation:
+                return
+            start = starting_offset(partition, position, bounds, newest)
+            consumer.seek(partition, start)
+            pending = batch.Pending(max_rows=self._settings.block_rows, max_bytes=self._settings.block_bytes)
+            self._lanes[partition] = Lane(pending=pending, replay=position.intent)
+            logger.info("Loading %s/%d from offset %d", partition.topic, partition.number, start)
+
+    # --- one block -----------------------------------------------------------------------------------
+
+    def _reads_enough(self, lane: Lane) -> bool:
+        return lane.pending.holds(lane.replay.last) if lane.replay else lane.pending.full
+
+    def _due(self, lane: Lane) -> bool:
+        if lane.replay:
+            return lane.pending.holds(lane.replay.last)
+        interval_s = batch.interval_s(self._settings.interval_s, self._insert_s, len(self._lanes))
+        return lane.pending.due(self._clock(), interval_s)
+
+    async def _load_block(self, consumer: Consumer, partition: Partition, lane: Lane) -> None:
+        if lane.replay:
+            intent, records = lane.replay, lane.pending.take(lane.replay.last)
+            metrics.REPLAYED.inc()
+        else:
+            records = lane.pending.take()
+            intent = Intent(
+                last=records[-1].offset, rollup_version=self._target.rollup_version, format=deadletter.FORMAT
+            )
+        block = batch.build(partition, records, intent, self._secret)
+        if not lane.replay:
+            self._refuse_a_bad_deploy(partition, block)
+            await self._commit(consumer, partition, records[0].offset, intent)
+        started = self._clock()
+        await self._insert(consumer, partition, block)
+        self._insert_s = 0.8 * self._insert_s + 0.2 * (self._clock() - started)
+        lane.replay = None
+        lane.unacknowledged = intent.last + 1
+        lane.pending.inserted_at = self._clock()
+        await self._measure(consumer, partition, block, records)
+
+    def _refuse_a_bad_deploy(self, partition: Partition, block: batch.Block) -> None:
+        total = block.good + block.bad
+        if deadletter.too_many(
+            block.bad,
+            total,
+            max_ratio=self._settings.max_bad_ratio,
+            min_records=self._settings.bad_ratio_min_records,
+        ):
+            raise Fatal(
+                f"{block.bad} of {total} records in {block.token} are not valid, so nothing was loaded. Find what writes "
+                f"to {partition.topic}; to load the good ones and dead-letter the rest, raise load.max_bad_ratio."
+            )
+
+    async def _insert(self, consumer: Consumer, partition: Partition, block: batch.Block) -> None:
+        if block.good:
+            await self._patiently(consumer, lambda: self._target.insert(partition.topic, block.rows, token=block.token))
+        if block.bad:
+            await self._patiently(consumer, lambda: self._target.insert_dead(block.dead, token=block.token))
+
+    async def _patiently(self, consumer: Consumer, act: Callable[[], Awaitable[T]]) -> T:
+        """Do it until it succeeds; meanwhile keep polling, with everything paused, to stay in the group."""
+        for attempt in range(1_000_000):
+            task = asyncio.ensure_future(act())
+            await self._poll_while(consumer, task)
+            try:
+                result = task.result()
+            except WarehouseAway as exc:
+                if attempt % 12 == 0:
+                    logger.warning("ClickHouse does not answer, waiting: %s", exc)
+                self._waiting_for = exc
+            else:
+                self._waiting_for = None
+                return result
+            pause = asyncio.ensure_future(asyncio.sleep(RETRY_S[min(attempt, len(RETRY_S) - 1)]))
+            await self._poll_while(consumer, pause)
+        raise WarehouseAway("ClickHouse did not answer for weeks.")
+
+    async def _poll_while(self, consumer: Consumer, task: asyncio.Future[Any]) -> None:
+        try:
+            while not task.done():
+                await asyncio.wait([task], timeout=1.0)
+                if not task.done():
+                    await consumer.poll(timeout_s=0, max_records=1, paused=consumer.assignment())
+        except BaseException:
+            task.cancel()
+            raise
+
+    # --- acknowledging -------------------------------------------------------------------------------
+
+    def _idle(self, lane: Lane) -> bool:
+        quiet_s = self._clock() - lane.pending.inserted_at
+        return lane.unacknowledged is not None and not lane.pending.records and quiet_s >= 1.0
+
+    async def _acknowledge(self, consumer: Consumer, partition: Partition, lane: Lane) -> None:
+        """Commit the end of the last block with no intent, so that an idle night leaves none open."""
+        if lane.unacknowledged is not None:
+            await self._commit(consumer, partition, lane.unacknowledged, None)
+            lane.unacknowledged = None
+
+    async def _acknowledge_all(self, consumer: Consumer) -> None:
+        try:
+            for partition, lane in self._lanes.items():
+                if consumer.generation == self._generation:
+                    await asyncio.wait_for(self._acknowledge(consumer, partition, lane), timeout=5)
+        except (Fenced, TimeoutError):
+            logger.warning("Stopped with an open intent; the next loader repeats that block, which changes nothing.")
+
+    async def _commit(self, consumer: Consumer, partition: Partition, offset: int, intent: Intent | None) -> None:
+        """Store position and intent; while the log is away, wait for it. Raises Fenced if the partition is lost."""
+        attempt = 0
+        while True:
+            if consumer.generation != self._generation:
+                raise Fenced(f"{partition.topic}/{partition.number} was assigned anew.")
+            try:
+                await consumer.commit(partition, offset, intent)
+            except Retryable as exc:
+                self._waiting_for = exc
+                logger.warning("The log does not take a commit, waiting: %s", exc)
+                await asyncio.sleep(RETRY_S[min(attempt, len(RETRY_S) - 1)])
+                attempt += 1
+            else:
+                self._waiting_for = None
+                return
+
+    async def _measure(
+        self, consumer: Consumer, partition: Partition, block: batch.Block, records: Sequence[Stored]
+    ) -> None:
+        metrics.LOADED.labels(partition.topic).inc(block.good)
+        metrics.DEAD_LETTERS.labels("bad_record").inc(block.bad)
+        metrics.INSERT_MS.observe(self._insert_s * 1000)
+        metrics.FRESHNESS_S.observe(max(0.0, time.time() - records[-1].appended_ms / 1000))
+        end = (await consumer.bounds(partition)).end
+        metrics.LAG_RECORDS.labels(partition.topic, str(partition.number)).set(max(0, end - records[-1].offset - 1))
+
+
+def starting_offset(partition: Partition, position: Position, bounds: Bounds, newest: int | None) -> int:
+    """Where to read on, given what is committed, what the log holds, and what ClickHouse holds. Pure.
+
+    Raises:
+        PositionLost: they contradict each other; going on would skip or double records.
+        Fatal: the open intent is of a newer version of this program.
+    """
+    name = f"{partition.topic}/{partition.number}"
+    intent = position.intent
+    if intent and intent.format > deadletter.FORMAT:
+        raise Fatal(f"{name}: the open intent is of format {intent.format}; start the newer pinstream that wrote it.")
+    last_here = -1 if newest is None else newest
+    if position.offset is None:
+        start, last_done = max(last_here + 1, bounds.first), last_here
+    else:
+        start, last_done = position.offset, intent.last if intent else position.offset - 1
+    if start > bounds.end or (intent and intent.last >= bounds.end):
+        raise PositionLost(
+            f"{name}: offset {start} is beyond the log's end {bounds.end}: it was recreated or cut. {_MEND}"
+        )
+    if start < bounds.first:
+        raise PositionLost(
+            f"{name}: records {start} to {bounds.first - 1} were deleted before they were loaded. {_MEND}"
+        )
+    if last_here > last_done:
+        raise PositionLost(f"{name}: ClickHouse holds offset {last_here}, beyond the stored position {start}. {_MEND}")
+    return start
+
+
+_MEND = (
+    "Restore the log that belongs to this warehouse; or, if it is gone for good, run "
+    "`pinstream load --reset-positions`, which says what it does."
+)
