@@ -179,8 +179,8 @@ class Loader:
             min_records=self._settings.bad_ratio_min_records,
         ):
             raise Fatal(
-                f"{block.bad} of {total} records in {block.token} are not valid, so nothing was loaded. Find what writes "
-                f"to {partition.topic}; to load the good ones and dead-letter the rest, raise load.max_bad_ratio."
+                f"{block.bad} of {total} records in {block.token} are not valid, so nothing was loaded. Find what "
+                f"writes them; to load the good ones and dead-letter the rest, raise load.max_bad_ratio."
             )
 
     async def _insert(self, consumer: Consumer, partition: Partition, block: batch.Block) -> None:

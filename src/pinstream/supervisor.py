@@ -1,0 +1,206 @@
+"""Several processes of pinstream under one: readable, prefixed logs; what dies is started again; an orderly end.
+
+The order of the list is the order of starting, each waited for until it is ready; stopping goes the other way
+round, so that writers stop before what they write to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from urllib.parse import urlsplit
+
+from msgspec import Struct
+
+from pinstream.errors import SetupFault
+
+logger = logging.getLogger(__name__)
+
+READY_S = 60.0
+GRACE_S = 20.0
+BACKOFF_S = (0.5, 1.0, 2.0, 5.0, 10.0)
+STEADY_S = 30.0
+"""A process that ran this long is not in a crash loop: its next restart is quick again."""
+
+Emit = Callable[[str, str], None]
+"""Where a line of a process goes: (name of the process, line)."""
+
+
+class Program(Struct, frozen=True):
+    """One process to run."""
+
+    name: str
+    argv: Sequence[str]
+    env: Mapping[str, str] = {}
+    ready_url: str = ""
+    """An http URL that answers 200 once the process can work; empty = ready at once."""
+
+
+class Running(Struct):
+    """One program and what became of it."""
+
+    program: Program
+    process: asyncio.subprocess.Process | None = None
+    restarts: int = 0
+    stopping: bool = False
+    keeper: asyncio.Task[None] | None = None
+
+
+class Supervisor:
+    """Starts, watches and stops programs."""
+
+    def __init__(self, programs: Sequence[Program], emit: Emit) -> None:
+        self._all = [Running(program) for program in programs]
+        self._emit = emit
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """Process ids by name, of those that run now."""
+        return {
+            each.program.name: each.process.pid
+            for each in self._all
+            if each.process and each.process.returncode is None
+        }
+
+    @property
+    def restarts(self) -> dict[str, int]:
+        """How often each program was started again."""
+        return {each.program.name: each.restarts for each in self._all}
+
+    async def start(self) -> None:
+        """Start all, one after the other, each ready before the next.
+
+        Raises:
+            SetupFault: one ended, or was not ready within READY_S; its last line says why.
+        """
+        for each in self._all:
+            await self._spawn(each)
+            await self._until_ready(each)
+            each.keeper = asyncio.create_task(self._keep(each), name=f"keep {each.program.name}")
+
+    async def stop(self) -> None:
+        """Stop all in reverse order: SIGTERM, then SIGKILL after GRACE_S."""
+        for each in reversed(self._all):
+            each.stopping = True
+            if each.keeper:
+                each.keeper.cancel()
+            await _end(each)
+
+    async def _spawn(self, each: Running) -> None:
+        try:
+            each.process = await asyncio.create_subprocess_exec(
+                *each.program.argv,
+                env={**os.environ, **each.program.env},
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.STDOUT,
+                preexec_fn=_die_with_parent,
+                start_new_session=True,
+            )
+        except OSError as exc:
+            raise SetupFault(f"Cannot start {each.program.argv[0]}: {exc.strerror}.") from exc
+        asyncio.create_task(self._relay(each.program.name, each.process), name=f"log {each.program.name}")  # noqa: RUF006
+
+    async def _relay(self, name: str, process: asyncio.subprocess.Process) -> None:
+        assert process.stdout is not None  # noqa: S101  narrows the type: it is a pipe
+        async for line in process.stdout:
+            self._emit(name, line.decode(errors="replace").rstrip())
+
+    async def _until_ready(self, each: Running) -> None:
+        deadline = time.monotonic() + READY_S
+        while time.monotonic() < deadline:
+            if each.process is None or each.process.returncode is not None:
+                await asyncio.sleep(0.1)  # let its last words through
+                raise SetupFault(f"{each.program.name} ended at start; its lines above say why.")
+            if not each.program.ready_url or await answers_ok(each.program.ready_url):
+                return
+            await asyncio.sleep(0.05)
+        raise SetupFault(f"{each.program.name} was not ready within {READY_S:.0f} s: {each.program.ready_url}")
+
+    async def _keep(self, each: Running) -> None:
+        """Start it again whenever it ends."""
+        failures = 0
+        while each.process:
+            started = time.monotonic()
+            code = await each.process.wait()
+            if each.stopping:
+                return
+            failures = 0 if time.monotonic() - started > STEADY_S else failures + 1
+            pause = BACKOFF_S[min(failures, len(BACKOFF_S)) - 1] if failures else BACKOFF_S[0]
+            self._emit(each.program.name, f"ended ({_how(code)}); starting it again in {pause:g} s")
+            await asyncio.sleep(pause)
+            each.restarts += 1
+            await self._spawn(each)
+
+
+@asynccontextmanager
+async def supervised(programs: Sequence[Program], emit: Emit) -> AsyncIterator[Supervisor]:
+    """Run `programs` while the block runs."""
+    supervisor = Supervisor(programs, emit)
+    try:
+        await supervisor.start()
+        yield supervisor
+    finally:
+        await supervisor.stop()
+
+
+async def _end(each: Running) -> None:
+    process = each.process
+    if process is None or process.returncode is not None:
+        return
+    process.terminate()
+    try:
+        await asyncio.wait_for(process.wait(), GRACE_S)
+    except TimeoutError:
+        logger.warning("%s did not stop within %.0f s and was killed", each.program.name, GRACE_S)
+        process.kill()
+        await process.wait()
+
+
+def _how(code: int) -> str:
+    return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+
+
+def _die_with_parent() -> None:
+    """In the child: ask Linux for a SIGTERM when the supervisor dies, however it dies."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+
+
+async def answers_ok(url: str) -> bool:
+    """Does this http URL of our own answer 200 within a second?"""
+    try:
+        return await asyncio.wait_for(_get(url), 1.0) == 200
+    except (OSError, TimeoutError, ValueError, asyncio.IncompleteReadError):
+        return False
+
+
+async def _get(url: str) -> int:
+    parts = urlsplit(url)
+    reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
+    try:
+        writer.write(f"GET {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\nConnection: close\r\n\r\n".encode())
+        status_line = await reader.readuntil(b"\r\n")
+        return int(status_line.split()[1])
+    finally:
+        writer.close()
+
+
+Serve = Callable[[asyncio.Event], Awaitable[None]]
+
+
+async def until_signalled(serve: Serve) -> None:
+    """Run `serve(stop)`, where SIGTERM and SIGINT set `stop`."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    await serve(stop)
