@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import json
+
+import msgspec
+import pytest
+
+from pinstream.event import EVENTS, Event, encode
+from pinstream.eventlog.contract import Intent, Partition, Stored
+from pinstream.load import batch, deadletter
+
+SECRET = b"s" * 32
+EVENTS_2 = Partition(EVENTS, 2)
+
+
+def stored(offset: int, value: bytes | None = None) -> Stored:
+    good = encode(Event(event="checkout", event_id=f"id-{offset}", site_id=1, received_ms=1_700_000_000_000))
+    return Stored(offset, good if value is None else value, 1_700_000_000_500)
+
+
+def intent(last: int) -> Intent:
+    return Intent(last=last, rollup_version=3, format=deadletter.FORMAT)
+
+
+def test_a_row_is_the_records_own_bytes_behind_its_position() -> None:
+    record = stored(7)
+    block = batch.build(EVENTS_2, [record], intent(7), SECRET)
+    assert block.rows == b'{"k_partition":2,"k_offset":7,"rollup_version":3,' + record.value[1:]
+    assert (block.good, block.bad, block.dead) == (1, 0, b"")
+
+
+def test_the_token_names_range_and_content() -> None:
+    records = [stored(5), stored(9)]
+    block = batch.build(EVENTS_2, records, intent(9), SECRET)
+    assert block.token.startswith("pinstream.events:2:5-9:")
+    other = batch.build(EVENTS_2, [stored(5), stored(9, b"{}")], intent(9), SECRET)
+    assert other.token != block.token
+    assert batch.build(EVENTS_2, list(records), intent(9), SECRET) == block
+
+
+def test_bad_records_leave_a_reason_and_a_hash_and_no_payload() -> None:
+    block = batch.build(EVENTS_2, [stored(1), stored(2, b'{"event":"secret@example.com"}')], intent(2), SECRET)
+    assert (block.good, block.bad) == (1, 1)
+    row = json.loads(block.dead)
+    assert row["k_offset"] == 2
+    assert row["topic"] == EVENTS
+    assert row["reason"] == "bad_record"
+    assert len(row["payload_hash"]) == 32
+    assert b"secret" not in block.dead
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"",
+        b"{}",
+        b"[1]",
+        b"not json",
+        b'{"event":"a","site_id":1}',
+        b' {"event":"a","site_id":1,"received_ms":1}',
+        b'{"event":"a","event":"b","site_id":1,"received_ms":1}',
+        b'{"event":"a","site_id":1,"received_ms":1,"k_offset":9}',
+        b'{"event":"a","value":1e15,"site_id":1,"received_ms":1}',
+        b'{"event":"a","order_quantity":70000,"site_id":1,"received_ms":1}',
+        b'{"event":"a","currency":"USAX","site_id":1,"received_ms":1}',
+        b'{"event":"a","site_id":1,"received_ms":1,"visitor_id":18446744073709551616}',
+        b'{"event":"a","props":{"x":"\xff"},"site_id":1,"received_ms":1}',
+        b'{"event":"a","props":' + b"[" * 10_000 + b"]" * 10_000 + b',"site_id":1,"received_ms":1}',
+    ],
+)
+def test_what_would_fail_a_block_is_a_dead_letter(value: bytes) -> None:
+    assert not deadletter.CHECKS[EVENTS](value)
+
+
+def test_what_our_encoder_writes_is_good() -> None:
+    event = Event(
+        event="x", site_id=1, received_ms=1, value=0.1, props=msgspec.Raw(b'{"\xc3\xa4":1}'), visitor_id=2**64 - 1
+    )
+    assert deadletter.CHECKS[EVENTS](encode(event))
+
+
+def test_a_block_is_due_when_full_or_after_the_interval() -> None:
+    pending = batch.Pending(max_rows=3, max_bytes=1 << 20)
+    assert not pending.due(100.0, 1.0)
+    pending.add([stored(0)])
+    assert pending.due(100.0, 1.0)
+    pending.inserted_at = 99.5
+    assert not pending.due(100.0, 1.0)
+    pending.add([stored(1), stored(2)])
+    assert pending.full
+    assert pending.due(99.6, 1.0)
+
+
+def test_a_block_is_cut_at_rows_and_at_bytes_but_never_empty() -> None:
+    pending = batch.Pending(max_rows=2, max_bytes=1 << 20)
+    pending.add([stored(n) for n in range(5)])
+    assert [record.offset for record in pending.take()] == [0, 1]
+    one = len(stored(0).value)
+    pending.max_rows, pending.max_bytes = 100, one * 2
+    assert [record.offset for record in pending.take()] == [2, 3]
+    pending.max_bytes = 1
+    assert [record.offset for record in pending.take()] == [4]
+    assert pending.bytes_held == 0
+
+
+def test_a_replay_takes_exactly_the_intents_range() -> None:
+    pending = batch.Pending(max_rows=2, max_bytes=1)
+    pending.add([stored(n) for n in (3, 4, 8, 9)])
+    assert pending.holds(8)
+    assert not pending.holds(10)
+    assert [record.offset for record in pending.take(8)] == [3, 4, 8]
+    assert [record.offset for record in pending.records] == [9]
+
+
+def test_the_writer_is_left_half_idle() -> None:
+    assert batch.interval_s(1.0, 0.1, 3) == 1.0
+    assert batch.interval_s(1.0, 0.5, 3) == 3.0
+
+
+@pytest.mark.parametrize(("bad", "total", "stops"), [(19, 19, False), (10, 20, False), (11, 20, True), (0, 0, False)])
+def test_load_stops_above_the_ratio_of_bad_records(bad: int, total: int, stops: bool) -> None:
+    assert deadletter.too_many(bad, total, max_ratio=0.5, min_records=20) is stops
