@@ -36,7 +36,8 @@ EARLY_MS: Final = 5 * 60_000
 
 UInt16 = Annotated[int, Meta(ge=0, le=65_535)]
 UInt32 = Annotated[int, Meta(ge=0, le=4_294_967_295)]
-UInt64 = Annotated[int, Meta(ge=0)]  # msgspec's own bound is 2**64 - 1 when decoding JSON
+UInt64 = Annotated[int, Meta(ge=0)]  # msgspec cannot hold the upper bound: see MAX_UINT64
+MAX_UINT64: Final = 2**64 - 1  # for every field of type UInt64; checked by hand at the edge and by load
 Millis = Annotated[int, Meta(ge=0, le=MAX_TIME_MS)]
 Money = Annotated[float, Meta(ge=0, le=MAX_MONEY)]
 Sha256 = Annotated[str, Meta(pattern=r"^(?:[0-9a-f]{64})?$")]

@@ -22,11 +22,13 @@ FORMAT: Final = 1
 
 def _check(struct: type[msgspec.Struct]) -> Callable[[bytes], bool]:
     decode = msgspec.json.Decoder(struct).decode
+    uint64 = [field.name for field in msgspec.structs.fields(struct) if field.type == event.UInt64]
 
     def is_valid(value: bytes) -> bool:
         try:
             value.decode()  # msgspec leaves Raw fields unread
-            return event.encode(decode(value)) == value
+            record = decode(value)
+            return event.encode(record) == value and all(getattr(record, name) <= event.MAX_UINT64 for name in uint64)
         except (msgspec.MsgspecError, UnicodeDecodeError, OverflowError, RecursionError):
             return False
 
