@@ -1,6 +1,7 @@
 """pinstream: what happens in a shop becomes Pinterest audiences. A map of the rooms, in the order of the flow.
 
-    cli.py          composition root: settings -> resources -> one role; nobody imports it
+    cli.py          the command line (also `__main__.py`); nobody imports it
+    roles.py        composition: settings -> resources -> one role
     supervisor.py   several roles under one process: prefixed logs, restarts, orderly end
     doctor.py       what is broken on this machine, and how to mend it
 
@@ -21,7 +22,7 @@
     demo/              a shop, its shoppers, and all of the above on one machine
 
 Imports point down: vocabulary <- serving <- ops <- eventlog, warehouse, pinterest, state <- audiences, privacy
-<- collect, load, push, forward <- console <- demo, doctor <- cli. Stages never import each other: they meet on
+<- collect, load, push, forward <- console <- roles <- demo, doctor <- cli. Stages never import each other: they meet on
 the event, the log and the tables. tests/test_architecture.py holds this.
 """
 

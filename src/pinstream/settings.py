@@ -53,7 +53,7 @@ class Log(_Section):
     """The event log between `collect` and its readers."""
 
     kind: Literal["journal", "kafka"] = Field(
-        "journal", description="journal = embedded (SQLite); kafka = Apache Kafka."
+        "journal", description="`journal` is embedded (SQLite), `kafka` is Apache Kafka."
     )
     consumers: list[str] = Field(
         ["load"], description="Groups that must have read a record before the journal drops it."

@@ -12,6 +12,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Any, Final, Protocol, TypeVar
 
 from msgspec import Struct
@@ -101,6 +102,12 @@ class Loader:
                 except Fenced as exc:
                     logger.warning("Another loader owns the partition now: %s", exc)
                     self._lanes.clear()
+                except Retryable as exc:
+                    logger.warning("The log does not answer, waiting: %s", exc)
+                    self._waiting_for = exc
+                    await asyncio.sleep(RETRY_S[-2])
+                else:
+                    self._waiting_for = None
             await self._acknowledge_all(consumer)
         finally:
             await consumer.aclose()
@@ -212,7 +219,8 @@ class Loader:
             while not task.done():
                 await asyncio.wait([task], timeout=1.0)
                 if not task.done():
-                    await consumer.poll(timeout_s=0, max_records=1, paused=consumer.assignment())
+                    with suppress(Retryable):
+                        await consumer.poll(timeout_s=0, max_records=1, paused=consumer.assignment())
         except BaseException:
             task.cancel()
             raise

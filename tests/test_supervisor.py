@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from pinstream import serving
+from pinstream.errors import SetupFault
+from pinstream.supervisor import Program, answers_ok, supervised
+
+
+class Lines:
+    def __init__(self) -> None:
+        self.all: list[tuple[str, str]] = []
+
+    def __call__(self, name: str, line: str) -> None:
+        self.all.append((name, line))
+
+    async def wait_for(self, text: str, timeout_s: float = 10) -> str:
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            for name, line in self.all:
+                if text in line:
+                    return name
+            await asyncio.sleep(0.02)
+        raise AssertionError(f"{text!r} not in {self.all}")
+
+
+def python(name: str, code: str, **options: str) -> Program:
+    return Program(name, (sys.executable, "-u", "-c", code), **options)  # type: ignore[arg-type]
+
+
+SLEEPER = "import os,time; print('up', os.getpid()); time.sleep(60)"
+
+
+async def test_lines_are_relayed_under_the_programs_name() -> None:
+    lines = Lines()
+    async with supervised([python("a", SLEEPER), python("b", "print('hello'); import time; time.sleep(60)")], lines):
+        assert await lines.wait_for("hello") == "b"
+        assert await lines.wait_for("up") == "a"
+
+
+async def test_what_dies_is_started_again() -> None:
+    lines = Lines()
+    async with supervised([python("a", SLEEPER)], lines) as supervisor:
+        await lines.wait_for("up")
+        first = supervisor.pids["a"]
+        os.kill(first, signal.SIGKILL)
+        await lines.wait_for("ended (signal SIGKILL)")
+        for _ in range(200):
+            if supervisor.pids.get("a", first) != first:
+                break
+            await asyncio.sleep(0.02)
+        assert supervisor.pids["a"] != first
+        assert supervisor.restarts == {"a": 1}
+
+
+async def test_stopping_goes_in_reverse_order_and_leaves_nothing_behind() -> None:
+    lines = Lines()
+    stopper = (
+        "import signal, sys, time; signal.signal(15, lambda *_: (print('bye'), sys.exit(0))); print('up')\n"
+        "while 1: time.sleep(1)"
+    )
+    async with supervised([python("first", stopper), python("second", stopper)], lines) as supervisor:
+        await lines.wait_for("up")
+        while len([line for line in lines.all if line[1] == "up"]) < 2:
+            await asyncio.sleep(0.02)
+        pids = list(supervisor.pids.values())
+    await asyncio.sleep(0.1)
+    assert [name for name, line in lines.all if line == "bye"] == ["second", "first"]
+    assert not any(psutil.pid_exists(pid) for pid in pids)
+
+
+async def test_a_program_that_ends_at_start_is_a_setup_fault() -> None:
+    lines = Lines()
+    with pytest.raises(SetupFault, match="bad ended at start"):
+        async with supervised(
+            [
+                python("good", SLEEPER),
+                python("bad", "print('no java'); raise SystemExit(3)", ready_url="http://127.0.0.1:1/"),
+            ],
+            lines,
+        ):
+            raise AssertionError("not reached")
+    assert ("bad", "no java") in lines.all
+
+
+async def test_the_next_program_waits_for_the_one_before() -> None:
+    port = serving.bind("127.0.0.1", 0)
+    number = port.getsockname()[1]
+    port.close()
+    server = (
+        "import time; time.sleep(0.5); from http.server import *\n"
+        f"HTTPServer(('127.0.0.1', {number}), SimpleHTTPRequestHandler).serve_forever()"
+    )
+    lines = Lines()
+    programs = [python("server", server, ready_url=f"http://127.0.0.1:{number}/"), python("client", SLEEPER)]
+    async with supervised(programs, lines):
+        assert await answers_ok(f"http://127.0.0.1:{number}/")
+        await lines.wait_for("up")
+
+
+async def test_programs_end_when_the_supervisor_is_killed(tmp_path: Path) -> None:
+    code = f"""
+import asyncio, sys
+from pinstream.supervisor import Program, supervised
+async def main():
+    async with supervised([Program("a", (sys.executable, "-u", "-c", {SLEEPER!r}))], lambda n, l: print(l, flush=True)):
+        await asyncio.sleep(60)
+asyncio.run(main())
+"""
+    parent = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE)
+    assert parent.stdout
+    child = int((await parent.stdout.readline()).split()[1])
+    parent.kill()
+    await parent.wait()
+    for _ in range(200):
+        if not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE:
+            return
+        await asyncio.sleep(0.02)
+    raise AssertionError("the child outlived its supervisor")
+
+
+def test_a_taken_port_says_what_to_do() -> None:
+    listener = serving.bind("127.0.0.1", 0)
+    with pytest.raises(SetupFault, match="is taken"):
+        serving.bind("127.0.0.1", listener.getsockname()[1])
+    listener.close()
