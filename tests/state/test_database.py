@@ -66,7 +66,9 @@ def test_a_failed_write_leaves_nothing(store: Store) -> None:
 def test_a_read_is_of_one_moment(url: str, store: Store) -> None:
     with database.reading(store.engine) as connection:
         assert connection.scalar(text("SELECT count(*) FROM secret")) == 0
-        Store(database.open_engine(url)).secret("later")
+        other = Store(database.open_engine(url))
+        other.secret("later")
+        other.close()
         assert connection.scalar(text("SELECT count(*) FROM secret")) == 0
 
 

@@ -100,10 +100,14 @@ class Store:
             StateError: no answer, or a schema newer than this program (or, without `upgrade`, an older one).
         """
         store = cls(database.open_engine(url))
-        if upgrade:
-            database.upgrade(store.engine)
-        else:
-            database.check(store.engine)
+        try:
+            if upgrade:
+                database.upgrade(store.engine)
+            else:
+                database.check(store.engine)
+        except BaseException:
+            store.close()
+            raise
         return store
 
     def close(self) -> None:
