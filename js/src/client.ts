@@ -18,8 +18,11 @@ export const MAX_URL_CHARS = 2048;
 /** Of a click id. */
 export const MAX_EPIK_CHARS = 512;
 
+/** The server refuses any other visitor id, and every event beside it. */
+const UUID = /^[\da-f]{8}(-[\da-f]{4}){3}-[\da-f]{12}$/i;
+
 /** These do not wait for company: the page is often left right after them. */
-const URGENT = ["checkout", "signup", "lead"];
+const URGENT = /^(checkout|sign[-_ ]?up|lead)$/i;
 
 export type Callback = (taken: boolean, reason: string | undefined) => void;
 
@@ -44,7 +47,7 @@ export function client(): Client {
   const out = outbox(head);
 
   const consent = (): Consent => (page.optedOut() ? "no" : said);
-  const known = (): string => page.cookie(VISITOR) || page.read(VISITOR);
+  const known = (): string => [page.cookie(VISITOR), page.read(VISITOR)].find((id) => UUID.test(id)) ?? "";
 
   function head(leaving: boolean): Head | undefined {
     if (!site || consent() !== "yes") return undefined;
@@ -122,7 +125,7 @@ export function client(): Client {
       url: page.url().slice(0, MAX_URL_CHARS),
       referrer: page.referrer().slice(0, MAX_URL_CHARS),
     };
-    const reason = refusal() || (out.add(JSON.stringify(event), isUrgent(name)) ? "" : "too many events wait");
+    const reason = refusal() || (out.add(JSON.stringify(event), URGENT.test(name)) ? "" : "too many events wait");
     if (reason) page.log(name, "not sent:", reason);
     if (callback) callback(!reason, reason || undefined);
     return id;
@@ -142,5 +145,3 @@ export function client(): Client {
     leave: () => out.flush(true),
   };
 }
-
-const isUrgent = (name: string): boolean => URGENT.includes(name.toLowerCase().replace(/[^a-z]/g, ""));

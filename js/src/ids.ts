@@ -14,20 +14,19 @@ export function uuid(now?: number): string {
 }
 
 /**
- * An identifier as it is sent: normalised, then SHA-256 in hex. A SHA-256 passes as it is; "" if it is none: empty, or
- * an e-mail without "@" (`undefined`, `n/a`). Plain where the browser offers no SHA-256, and for phone numbers without
- * a country's code, which the server completes with the site's.
+ * An identifier as it is sent: normalised as the server does it, then SHA-256 in hex; plain where the browser offers
+ * none. A SHA-256 passes as it is. "" if it is none, as one bad identifier would cost every event beside it: empty, no
+ * e-mail address (`undefined`, `n/a`), a phone number without its country's code.
  */
 export async function identifier(key: Identifier, raw: unknown): Promise<string> {
-  let text = String(raw ?? "").trim().toLowerCase();
-  if (!text || /^[0-9a-f]{64}$/.test(text)) return text;
-  if (key === "em") {
-    if (!text.includes("@")) return "";
-    text = text.replace(/\s/g, "");
-  }
-  if (key === "ph") {
-    if (!/^(\+|00)/.test(text)) return text;
-    text = text.replace(/\D/g, "").replace(/^0+/, "");
-  }
-  return page.digest ? hex(new Uint8Array(await page.digest(new TextEncoder().encode(text)))) : text;
+  let text = String(raw).trim().toLowerCase();
+  if (/^[0-9a-f]{64}$/.test(text)) return text;
+  if (key === "em") text = /^[^@]+@[^@]+\.[^@]+$/.test(text) ? text.replace(/\s/g, "") : "";
+  if (key === "ph") text = /^(\+|00)/.test(text) ? text.replace(/\D/g, "").replace(/^0+/, "") : "";
+  if (key === "ge") text = text.slice(0, 1);
+  if (BARE.includes(key)) text = text.replace(/[^\p{L}\p{N}]/gu, "");
+  return text && page.digest ? hex(new Uint8Array(await page.digest(new TextEncoder().encode(text)))) : text;
 }
+
+/** Only letters and digits of these count. */
+const BARE = ["db", "ct", "st", "zp", "country"];

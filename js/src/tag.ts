@@ -18,16 +18,16 @@ const home = window as unknown as { pintrk?: Pintrk };
 const stub = home.pintrk;
 
 if (!stub?.live) {
-  const { leave, ...commands } = client();
+  const { leave, ...known } = client();
+  const commands = new Map<string, unknown>(Object.entries(known));
 
   /** Carries out one call. Whatever goes wrong is logged: the page must not suffer. */
   const run = (call: ArrayLike<unknown>): unknown => {
     try {
       const [name, ...args] = Array.from(call);
-      const command = String(name).trim().toLowerCase();
-      const act = Object.entries(commands).find(([known]) => known === command)?.[1] as Act | undefined;
+      const act = commands.get(String(name).trim().toLowerCase()) as Act | undefined;
       if (act) return act(...args);
-      log(`no such command: ${command}. Known are ${Object.keys(commands)}.`);
+      log(`no such command: ${name}. Known are ${[...commands.keys()]}.`);
     } catch (fault) {
       log(fault);
     }

@@ -14,6 +14,7 @@ interface Body {
   events: Record<string, unknown>[];
 }
 
+const COOKIE = "0b5c0000-0000-4000-8000-00000000000c";
 const fresh = structuredClone(place);
 const bodies = (): Body[] => place.sent.map((text) => JSON.parse(text) as Body);
 const names = (): unknown[] => bodies().flatMap((body) => body.events.map(({ event }) => event));
@@ -61,7 +62,7 @@ test("a full batch does not wait", async () => {
   assert.equal(bodies()[0]?.events.length, BATCH_EVENTS);
 });
 
-for (const name of ["checkout", "SignUp", "lead"]) {
+for (const name of ["checkout", "SignUp", "sign_up", "lead"]) {
   test(`${name} does not wait`, async () => {
     started().track(name);
     await settled();
@@ -170,7 +171,7 @@ test("withdrawal erases what is kept and says so once, with nothing else in it",
 });
 
 test("a withdrawal that nobody answers is sent again", async () => {
-  place.stored.ps_vid = "known";
+  place.stored.ps_vid = COOKIE;
   place.answers = ["network", { status: 503 }];
   const tag = client();
   tag.load("shop");
@@ -193,12 +194,12 @@ test("a refusal with nobody known sends nothing", async () => {
 
 test("the browser's privacy signal beats a yes, and withdraws a visitor it finds", async () => {
   place.optedOut = true;
-  place.cookies.ps_vid = "from-cookie";
+  place.cookies.ps_vid = COOKIE;
   const tag = started();
   tag.track("lead", {}, (taken) => assert.equal(taken, false));
   await pass(60_000);
   assert.deepEqual(names(), ["consent_withdrawn"]);
-  assert.equal(bodies()[0]?.visitor_id, "from-cookie");
+  assert.equal(bodies()[0]?.visitor_id, COOKIE);
   assert.deepEqual([place.cookies, place.stored], [{}, {}]);
 });
 
@@ -215,13 +216,13 @@ test("the visitor's id is kept, and the cookie's replaces it", async () => {
   const tag = started();
   tag.track("lead");
   tag.track("lead");
-  place.cookies.ps_vid = "from-cookie";
+  place.cookies.ps_vid = COOKIE;
   tag.track("lead");
   await settled();
   const [first, second, third] = bodies().map(({ visitor_id }) => visitor_id);
   assert.match(first ?? "", /^[0-9a-f]{8}-[0-9a-f]{4}-4/);
   assert.equal(second, first);
-  assert.deepEqual([third, place.stored.ps_vid], ["from-cookie", "from-cookie"]);
+  assert.deepEqual([third, place.stored.ps_vid], [COOKIE, COOKIE]);
 });
 
 test("identifiers are hashed before they travel, in load, set and track", async () => {
@@ -257,12 +258,31 @@ for (const [raw, sent] of [
   });
 }
 
-test("a phone number without a country's code is left to the server", async () => {
-  const tag = started();
-  tag.set({ ph: "0151 234" });
-  tag.track("lead");
+for (const [key, raw] of Object.entries({ ph: "0151 234", em: "a@b", fn: " ", ct: "-" })) {
+  test(`${key} ${JSON.stringify(raw)} is not sent`, async () => {
+    const tag = started();
+    tag.set({ [key]: raw });
+    tag.track("lead");
+    await settled();
+    assert.equal(bodies()[0]?.user, undefined);
+  });
+}
+
+test("a visitor id that is none is replaced", async () => {
+  place.cookies.ps_vid = "undefined";
+  place.stored.ps_vid = "null";
+  started().track("lead");
   await settled();
-  assert.deepEqual(bodies()[0]?.user?.ph, ["0151 234"]);
+  assert.match(bodies()[0]?.visitor_id ?? "", /^[0-9a-f-]{36}$/);
+  assert.equal(place.stored.ps_vid, bodies()[0]?.visitor_id);
+});
+
+test("texts that no server takes are mended", async () => {
+  const tag = started();
+  tag.track("lead", { a: "x\0y", b: "x\ud800y", c: "x\udc00", d: "😀", e: "\\ud800 \\u0000", f: "\\\ud800" });
+  await settled();
+  const { a, b, c, d, e, f } = bodies()[0]?.events[0] ?? {};
+  assert.deepEqual([a, b, c, d, e, f], ["xy", "xy", "x", "😀", "\\ud800 \\u0000", "\\"]);
 });
 
 for (const answer of ["network", { status: 500 }, { status: 503 }, { status: 429 }] as const) {
