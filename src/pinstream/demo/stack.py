@@ -1,0 +1,180 @@
+"""Everything on one machine: the roles on embedded engines, the shop and the fake Pinterest.
+
+The processes read a `pinstream.toml` that is written for them, so any other `pinstream` command joins in with
+`PINSTREAM_CONFIG=<that file>`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+import httpx
+from msgspec import Struct
+
+from pinstream import roles, serving
+from pinstream import settings as settings_module
+from pinstream.audiences import templates
+from pinstream.demo.shop import app as shop
+from pinstream.errors import SetupFault
+from pinstream.pinterest.fake import AD_ACCOUNT_ID
+from pinstream.settings import PREFIX, Settings
+from pinstream.state.snapshot import Site
+from pinstream.state.store import Store
+from pinstream.supervisor import Emit, Program, Supervisor, supervised
+from pinstream.warehouse.client import Warehouse
+
+TAG_ID: Final = "demo-shop"
+AUDIENCE: Final = "cart abandoned, 7 days"
+PORTS: Final = {"shop": 8000, "collect": 8080, "pinterest": 8090, "clickhouse": 8123, "ops": 9080}
+"""Where things listen if the port is free; else any free one is taken."""
+
+CONFIG: Final = """\
+# Written by `pinstream demo`. Use it with other commands: PINSTREAM_CONFIG=<this file> pinstream sql "SELECT 1"
+data_dir = "{data_dir}"
+
+[collect]
+port = {collect}
+ops_port = {ops}
+snapshot_refresh_s = 2
+
+[warehouse]
+url = "http://127.0.0.1:{clickhouse}"
+
+[load]
+ops_port = {load_ops}
+
+[push]
+interval_s = 3
+ops_port = {push_ops}
+
+[pinterest]
+base_url = "http://127.0.0.1:{pinterest}/v5"
+ad_account_id = "{ad_account_id}"
+access_token = "pina_DEMO"
+requests_per_s = 20
+"""
+
+
+class Stack(Struct, frozen=True):
+    """What runs, and where."""
+
+    settings: Settings
+    supervisor: Supervisor
+    warehouse: Warehouse
+    store: Store
+    site: Site
+    audience_id: int
+    config_file: Path
+    shop_url: str
+    collect_url: str
+    pinterest_url: str
+    metrics_url: str
+
+    @property
+    def events_url(self) -> str:
+        """Where events are sent."""
+        return f"{self.collect_url}/p/i"
+
+    async def list_members(self) -> tuple[str, set[str]]:
+        """The audience's list at the fake Pinterest: (its id, its members); ("", nobody) while there is none."""
+        link = next(link for link in self.store.connections() if link.audience_id == self.audience_id)
+        if not link.customer_list_id:
+            return "", set()
+        async with httpx.AsyncClient(trust_env=False) as http:
+            answer = await http.get(f"{self.pinterest_url}/_fake/lists/{link.customer_list_id}/members")
+        return link.customer_list_id, set(answer.raise_for_status().json()["members"])
+
+    async def audience_members(self) -> set[str]:
+        """Who is in the audience now, as ClickHouse sees it: SHA-256 hex of their e-mails."""
+        return await roles.members(self.warehouse, self.store.audience(self.audience_id))
+
+
+@asynccontextmanager
+async def stack(data_dir: Path, emit: Emit) -> AsyncIterator[Stack]:
+    """Run everything while the block runs. `emit` gets the processes' log lines.
+
+    Raises:
+        SetupFault: a process could not start; the message and its lines say why.
+    """
+    ports = {name: _free(port) for name, port in PORTS.items()} | {"load_ops": _free(0), "push_ops": _free(0)}
+    settings, config_file = _configure(data_dir, ports)
+    shop_url, collect_url, pinterest_url = (
+        f"http://127.0.0.1:{ports[name]}" for name in ("shop", "collect", "pinterest")
+    )
+    async with roles.open_store(settings) as store, roles.open_warehouse(settings) as warehouse:
+        site, audience_id = await asyncio.to_thread(_seed, store, shop_url)
+        programs = [_fake_pinterest(ports["pinterest"], data_dir), *roles.programs(settings)]
+        environment = {"PINSTREAM_CONFIG": str(config_file)}
+        with_config = [Program(each.name, each.argv, environment, each.ready_url) for each in programs]
+        async with (
+            supervised(with_config, emit) as supervisor,
+            shop.serve("127.0.0.1", ports["shop"], collect_url, TAG_ID),
+        ):
+            yield Stack(
+                settings=settings,
+                supervisor=supervisor,
+                warehouse=warehouse,
+                store=store,
+                site=site,
+                audience_id=audience_id,
+                config_file=config_file,
+                shop_url=shop_url,
+                collect_url=collect_url,
+                pinterest_url=pinterest_url,
+                metrics_url=f"http://127.0.0.1:{ports['ops']}/metrics",
+            )
+
+
+def _free(port: int) -> int:
+    """`port` if nothing listens there, else any free one."""
+    try:
+        listener = serving.bind("127.0.0.1", port)
+    except SetupFault:
+        listener = serving.bind("127.0.0.1", 0)
+    with listener:
+        return int(listener.getsockname()[1])
+
+
+def _configure(data_dir: Path, ports: dict[str, int]) -> tuple[Settings, Path]:
+    """Write the settings file and read it; settings of this machine's environment do not reach the demo."""
+    for name in [name for name in os.environ if name.startswith(PREFIX)]:
+        if name != f"{PREFIX}CHROMIUM":
+            del os.environ[name]
+    config_file = data_dir.absolute() / "pinstream.toml"
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+        config_file.write_text(CONFIG.format(data_dir=data_dir.absolute(), ad_account_id=AD_ACCOUNT_ID, **ports))
+    except OSError as exc:
+        raise SetupFault(f"Cannot write in {data_dir}: {exc.strerror}. Give another --data-dir.") from exc
+    os.environ[f"{PREFIX}CONFIG"] = str(config_file)
+    return settings_module.load(), config_file
+
+
+def _seed(store: Store, shop_url: str) -> tuple[Site, int]:
+    """The demo's site and its audience, connected to the fake Pinterest; found again in a kept folder."""
+    origins = (shop_url, shop_url.replace("127.0.0.1", "localhost"))
+    known = {site.tag_id for site in store.sites()}
+    if TAG_ID in known:
+        site = store.set_origins(TAG_ID, origins)
+    else:
+        new = Site(id=0, tag_id=TAG_ID, name="Demo shop", origins=origins, currency="EUR", phone_region="DE")
+        site = store.add_site(new, now_ms=roles.now_ms())
+    for audience in store.audiences(site_id=site.id):
+        if audience.name == AUDIENCE:
+            return site, audience.id
+    rule = templates.cart_abandoned(within_days=7, quiet_for_min=0)
+    audience = store.add_audience(site_id=site.id, name=AUDIENCE, rule=rule.to_json(), now_ms=roles.now_ms())
+    store.connect(audience_id=audience.id, ad_account_id=AD_ACCOUNT_ID, now_ms=roles.now_ms())
+    return site, audience.id
+
+
+def _fake_pinterest(port: int, data_dir: Path) -> Program:
+    state = str(data_dir.absolute() / "fake-pinterest.json")
+    argv = (sys.executable, "-m", "pinstream.pinterest.fake", "--port", str(port), "--state", state)
+    return Program("pinterest", argv, ready_url=f"http://127.0.0.1:{port}/_fake/lists")
