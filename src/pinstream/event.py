@@ -215,6 +215,7 @@ REASONS: Final[dict[str, tuple[int, str]]] = {
     "too_slow": (408, "The request did not arrive in time."),
     "too_large": (413, "The body is larger than 1 MiB, before or after decompression."),
     "rate_limited": (429, "Too many requests for this site or key. Wait as Retry-After says."),
+    "busy": (503, "Too many requests are open. Wait as Retry-After says; nothing was stored."),
     "log_full": (503, "The event log is full. Wait as Retry-After says; nothing was stored."),
     "log_away": (503, "The event log does not take events now. Wait as Retry-After says; nothing was stored."),
     "log_uncertain": (503, "The event log did not confirm in time. Send again with the same event_id: it counts once."),

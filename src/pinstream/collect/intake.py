@@ -1,0 +1,106 @@
+"""Pure: a request as read + what the edge knows -> what to append, and what to tell the sender.
+
+Everything that answers a request's events goes through here, so that the loss identity holds by construction:
+every event becomes exactly one Outcome.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, Literal, NamedTuple
+
+from pinstream.collect import stamp
+from pinstream.collect.stamp import Context, Dropped, Sender
+from pinstream.collect.wire import Wire
+from pinstream.errors import Refused
+from pinstream.event import CONSENT_WITHDRAWN, EVENTS, Event, RawEvent, canonical_name, encode
+from pinstream.eventlog.contract import Record
+
+Random = Callable[[int], bytes]
+"""n -> n random bytes."""
+
+
+class Outcome(NamedTuple):
+    """What became of one event of a request."""
+
+    event_id: str
+    status: Literal["durable", "dropped", "refused"]
+    reason: str = ""
+    """A key of `event.REASONS`; empty for durable."""
+    field: str = ""
+    """Path of the fault in the input."""
+
+
+class Intake(NamedTuple):
+    """What a request asks for."""
+
+    outcomes: list[Outcome]
+    """One an event, in input order. `durable` holds once `records` are appended."""
+    records: list[Record]
+    visitor: str | None = None
+    """The visitor cookie to set; empty = expire it, None = leave it alone."""
+    implied: bool = False
+    """Whether a withdrawal was recorded that the client did not send as an event."""
+
+
+def refused(event_ids: list[str], reason: str, field: str = "") -> Intake:
+    """Every event of a request refused for one reason."""
+    return Intake([Outcome(event_id, "refused", reason, field) for event_id in event_ids], [])
+
+
+def take(wire: Wire, context: Context, random: Random) -> Intake:
+    """Stamp every event of a request of a known site."""
+    who = stamp.sender(wire.envelope, context)
+    outcomes: list[Outcome] = []
+    records: list[Record] = []
+    for place, (event, event_id) in enumerate(zip(wire.events, wire.event_ids, strict=True)):
+        outcome, record = _take_one(event, event_id, who, context, random)
+        outcomes.append(_placed(outcome, place, wire))
+        records += [record] if record else []
+    implied = None
+    if stamp.withdrew(who, context) and not any(_withdraws(event) for event in wire.events):
+        implied = stamp.withdrawal(who, context, "", context.now_ms, random(stamp.RANDOM_BYTES))
+    if implied:
+        records.append(_record(implied))
+    return Intake(outcomes, records, _cookie(wire, who, context, outcomes), implied is not None)
+
+
+def _take_one(
+    event: RawEvent | Refused, event_id: str, who: Sender, context: Context, random: Random
+) -> tuple[Outcome, Record | None]:
+    if isinstance(event, Refused):
+        return Outcome(event_id, "refused", event.reason, event.field), None
+    try:
+        stamped = stamp.stamp(event, who, context, random(stamp.RANDOM_BYTES))
+    except Refused as exc:
+        return Outcome(event_id, "refused", exc.reason, exc.field), None
+    if isinstance(stamped, Dropped):
+        return Outcome(event_id, "dropped", stamped.reason), None
+    return Outcome(stamped.event_id, "durable"), _record(stamped)
+
+
+_PROPS_PATH: Final = "$.props"
+
+
+def _placed(outcome: Outcome, place: int, wire: Wire) -> Outcome:
+    """A fault that `stamp` found in props, with the event's place in a batch."""
+    if outcome.field == _PROPS_PATH and wire.batch:
+        return outcome._replace(field=f"$.events[{place}].props")
+    return outcome
+
+
+def _record(event: Event) -> Record:
+    return Record(EVENTS, event.visitor_id, encode(event))
+
+
+def _withdraws(event: RawEvent | Refused) -> bool:
+    return isinstance(event, RawEvent) and canonical_name(event.event) == CONSENT_WITHDRAWN
+
+
+def _cookie(wire: Wire, who: Sender, context: Context, outcomes: list[Outcome]) -> str | None:
+    if stamp.withdrew(who, context) or any(
+        _withdraws(event) and outcome.status == "durable" for event, outcome in zip(wire.events, outcomes, strict=True)
+    ):
+        return ""
+    stored = any(outcome.status == "durable" for outcome in outcomes)
+    return who.visitor if stored and who.visitor else None

@@ -1,0 +1,280 @@
+"""Pure: what a client says + who and when -> the Event to store, or why nothing is stored.
+
+Order: crawlers, then consent, then suppression. What a visitor did not agree to is dropped before anything else
+of it is looked at. A withdrawal of consent is always taken, and holds only site, visitor and time.
+"""
+
+from __future__ import annotations
+
+import re
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from typing import Any, Final, Literal, NamedTuple
+from urllib.parse import unquote_plus
+
+import msgspec
+from msgspec import Raw, Struct
+from msgspec.structs import replace
+
+from pinstream.collect import identity
+from pinstream.collect.identity import NOBODY, Person
+from pinstream.collect.scrub import scrub_data, scrub_text, scrub_url
+from pinstream.collect.wire import MAX_EPIK_CHARS, Envelope, is_uuid, pack_props
+from pinstream.errors import Refused
+from pinstream.event import (
+    CONSENT_WITHDRAWN,
+    EARLY_MS,
+    LATE_MS,
+    MAX_MONEY,
+    Consent,
+    Event,
+    LineItem,
+    RawEvent,
+    Source,
+    canonical_name,
+)
+from pinstream.state.snapshot import Site
+
+SKEW_MS: Final = 60_000  # a client's clock that is off by less is left alone
+RANDOM_BYTES: Final = 10  # of an event id
+MAX_AGENT_CHARS: Final = 512
+MAX_LANGUAGE_CHARS: Final = 35
+
+
+class Context(Struct, frozen=True, kw_only=True):
+    """What the edge knows about a request beside its body."""
+
+    now_ms: int
+    site: Site
+    ip: str = ""
+    user_agent: str = ""
+    language: str = ""
+    """Accept-Language, as sent."""
+    visitor_cookie: str = ""
+    epik_cookie: str = ""
+    opted_out: bool = False
+    """Sec-GPC or DNT is 1."""
+    bot: bool = False
+    source: Source = "tag"
+    suppressed: frozenset[str] = frozenset()
+
+
+class Dropped(NamedTuple):
+    """Not stored, by policy. `reason` is one of `event.POLICY`."""
+
+    reason: str
+
+
+class Decision(NamedTuple):
+    """What holds for a visitor's consent, and what decided it."""
+
+    consent: Consent
+    by: Literal["gpc", "explicit", "default"]
+
+
+class Sender(Struct, frozen=True, kw_only=True):
+    """Who sent a request, worked out once for all of its events."""
+
+    decision: Decision
+    visitor: str
+    """The tag's UUID, of the cookie or else of the body; may be empty."""
+    person: Person
+    fault: Refused | None
+    """Why the identifiers are refused, if they are."""
+    epik: str
+    skew_ms: int
+
+
+def decide(site: Site, *, opted_out: bool, said: str) -> Decision:
+    """The browser's GPC or DNT > what the visitor said > the site's default."""
+    if opted_out and not (said == "yes" and site.explicit_yes_overrides_gpc):
+        return Decision("no", "gpc")
+    if said in ("yes", "no"):
+        return Decision("yes" if said == "yes" else "no", "explicit")
+    return Decision(site.consent_default, "default")
+
+
+def sender(envelope: Envelope, context: Context) -> Sender:
+    """Who sent the request. Identifiers are looked at only with consent, or to know whose consent is withdrawn."""
+    person, fault = NOBODY, None
+    try:
+        person = identity.identify(envelope.user, context.site.phone_region, envelope.user_path)
+    except Refused as exc:
+        fault = exc
+    cookie = context.visitor_cookie.lower()
+    return Sender(
+        decision=decide(context.site, opted_out=context.opted_out, said=envelope.consent),
+        visitor=cookie if is_uuid(cookie) else envelope.visitor_id,
+        person=person,
+        fault=fault,
+        epik=scrub_text(envelope.epik),
+        skew_ms=envelope.sent_at - context.now_ms if envelope.sent_at else 0,
+    )
+
+
+def stamp(raw: RawEvent, who: Sender, context: Context, random: bytes) -> Event | Dropped:
+    """The event to store, or the policy that forbids it.
+
+    `random`: RANDOM_BYTES, for the id of an event that has none.
+
+    Raises:
+        Refused: the sender's identifiers are refused, or props no longer fit once e-mails in them are hashed.
+    """
+    if canonical_name(raw.event) == CONSENT_WITHDRAWN:
+        time, _ = _time(raw.time, who.skew_ms, context.now_ms)
+        return withdrawal(who, context, raw.event_id, time, random) or Dropped(_policy(who.decision))
+    if context.bot:
+        return Dropped("bot")
+    if who.decision.consent != "yes":
+        return Dropped(_policy(who.decision))
+    if who.fault:
+        raise who.fault
+    if not who.person.hashes.isdisjoint(context.suppressed):
+        return Dropped("suppressed")
+    return _stamped(raw, who, context, random)
+
+
+def withdrawal(who: Sender, context: Context, event_id: str, time: int, random: bytes) -> Event | None:
+    """The record that a withdrawn consent leaves: site, visitor and time; None if nobody knows the visitor."""
+    visitor_id = identity.visitor_id(context.site.id, visitor=who.visitor, person=who.person, epik=who.epik)
+    if not visitor_id:
+        return None
+    return Event(
+        event=CONSENT_WITHDRAWN,
+        event_id=scrub_text(event_id)[:_EVENT_ID_CHARS] or uuid7(context.now_ms, random),
+        time=time,
+        site_id=context.site.id,
+        received_ms=context.now_ms,
+        visitor_id=visitor_id,
+        source=context.source,
+        consent="no",
+    )
+
+
+def withdrew(who: Sender, context: Context) -> bool:
+    """Whether a visitor we know by cookie no longer agrees, by the browser's signal or by their own word."""
+    said_no = who.decision.consent == "no" and who.decision.by != "default"
+    return said_no and is_uuid(context.visitor_cookie.lower())
+
+
+def _policy(decision: Decision) -> str:
+    return "gpc" if decision.by == "gpc" else "consent"
+
+
+def uuid7(now_ms: int, random: bytes) -> str:
+    """A UUIDv7 (RFC 9562 5.7) of this time and RANDOM_BYTES random bytes."""
+    high = (0x7000 | int.from_bytes(random[:2], "big") & 0x0FFF).to_bytes(2, "big")
+    low = bytes([0x80 | random[2] & 0x3F]) + random[3:RANDOM_BYTES]
+    text = (now_ms.to_bytes(6, "big") + high + low).hex()
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+# --- one event -------------------------------------------------------------------------------------
+
+_EVENT_CHARS: Final = 100
+_EVENT_ID_CHARS: Final = 256
+_URL_CHARS: Final = 2048
+_ORDER_ID_CHARS: Final = 128
+_SEARCH_CHARS: Final = 512
+_ITEM_CHARS: Final = {
+    "product_id": 128,
+    "product_name": 256,
+    "product_category": 256,
+    "product_brand": 128,
+    "product_variant": 128,
+    "product_variant_id": 128,
+}
+
+
+def _stamped(raw: RawEvent, who: Sender, context: Context, random: bytes) -> Event:
+    time, clamped = _time(raw.time, who.skew_ms, context.now_ms)
+    epik = who.epik or epik_of(raw.url) or scrub_text(context.epik_cookie)
+    epik = epik if len(epik) <= MAX_EPIK_CHARS else ""
+    person = who.person
+    return Event(
+        event=scrub_text(canonical_name(raw.event))[:_EVENT_CHARS] or "custom",
+        event_id=scrub_text(raw.event_id)[:_EVENT_ID_CHARS] or uuid7(context.now_ms, random),
+        time=time,
+        url=scrub_url(raw.url)[:_URL_CHARS],
+        referrer=scrub_url(raw.referrer)[:_URL_CHARS],
+        value=_money(raw.value),
+        currency=raw.currency or context.site.currency,
+        order_id=scrub_text(raw.order_id)[:_ORDER_ID_CHARS],
+        order_quantity=raw.order_quantity,
+        search_query=scrub_text(raw.search_query)[:_SEARCH_CHARS],
+        line_items=[_line_item(item) for item in raw.line_items],
+        props=_props(raw.props),
+        site_id=context.site.id,
+        received_ms=context.now_ms,
+        visitor_id=identity.visitor_id(context.site.id, visitor=who.visitor, person=person, epik=epik),
+        source=context.source,
+        consent="yes",
+        skew_ms=who.skew_ms,
+        time_clamped=clamped,
+        em=person.em,
+        ph=person.ph,
+        external_id=person.external_id,
+        match_keys=person.match_keys,
+        epik=epik,
+        ip_prefix=ip_prefix(context.ip),
+        user_agent=scrub_text(context.user_agent[:MAX_AGENT_CHARS])[:MAX_AGENT_CHARS],
+        language=first_language(context.language),
+    )
+
+
+def _time(said: int, skew_ms: int, now_ms: int) -> tuple[int, bool]:
+    """(when it happened by our clock, whether that had to be moved into the accepted range)."""
+    if not said:
+        return now_ms, False
+    ours = said - skew_ms if abs(skew_ms) >= SKEW_MS else said
+    kept = min(max(ours, now_ms - LATE_MS), now_ms + EARLY_MS)
+    return kept, kept != ours
+
+
+def _money(value: float) -> float:
+    return min(round(value, 4), MAX_MONEY)
+
+
+def _line_item(item: LineItem) -> LineItem:
+    texts = {name: scrub_text(getattr(item, name))[:limit] for name, limit in _ITEM_CHARS.items()}
+    return replace(item, product_price=_money(item.product_price), **texts)
+
+
+_NO_PROPS: Final = b"{}"
+
+
+def _props(props: Raw) -> Raw:
+    sent = bytes(props)
+    if sent == _NO_PROPS:
+        return props
+    data: dict[str, Any] = msgspec.json.decode(sent)
+    clean = scrub_data(data)
+    return props if clean == data else pack_props(clean, "$.props")
+
+
+_EPIK = re.compile(r"[?&#]epik=([^&#]*)")
+
+
+def epik_of(url: str) -> str:
+    """Pinterest's click id in a landing URL, or empty."""
+    found = _EPIK.search(url)
+    return scrub_text(unquote_plus(found[1]).replace("\0", "")) if found else ""
+
+
+def ip_prefix(ip: str) -> str:
+    """The network of an address: /24 of IPv4, /48 of IPv6; empty for anything else."""
+    try:
+        address: IPv4Address | IPv6Address = ip_address(ip.partition("%")[0])
+    except ValueError:
+        return ""
+    if isinstance(address, IPv6Address) and address.ipv4_mapped:
+        address = address.ipv4_mapped
+    return str(ip_network((int(address), 24 if address.version == 4 else 48), strict=False))
+
+
+_LANGUAGE = re.compile(r"^[A-Za-z0-9-]{1,35}$")
+
+
+def first_language(accepted: str) -> str:
+    """The first tag of an Accept-Language header, or empty."""
+    tag = accepted.partition(",")[0].partition(";")[0].strip()
+    return tag if _LANGUAGE.match(tag) else ""

@@ -1,0 +1,495 @@
+"""Pure: the bytes of a request -> what the client says, as one envelope and its events.
+
+The only place that knows other spellings than ours: Pinterest's `/v3/` form (`tid`, `event`, and `ed`, `pd`, `ad`
+as JSON text, as objects or in bracket notation), `eventID`, numbers as text and text as numbers, product fields
+outside of `line_items`. What nobody knows is kept in `props`.
+
+Whoever calls it gets `Refused` for a request that cannot be read or names no site; everything else that is wrong
+is part of the answer, so that one bad event never costs the others.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Final, Literal, NamedTuple
+
+import msgspec
+from msgspec import Raw, Struct, inspect
+
+from pinstream.collect import form
+from pinstream.errors import Refused
+from pinstream.event import (
+    MAX_DEPTH,
+    MAX_EVENTS,
+    MAX_LINE_ITEMS,
+    MAX_PROPS_BYTES,
+    MAX_PROPS_DEPTH,
+    MAX_TIME_MS,
+    LineItem,
+    RawEvent,
+)
+
+MAX_USER_VALUES: Final = 20  # of one identifier
+MAX_USER_CHARS: Final = 512  # of one value
+MAX_EPIK_CHARS: Final = 512
+MAX_SITE_CHARS: Final = 64
+
+MATCH_KEYS: Final = ("fn", "ln", "ge", "db", "ct", "st", "zp", "country", "hashed_maids")
+USER_KEYS: Final = ("em", "ph", "external_id", *MATCH_KEYS)
+"""The identifiers we know, under the names of Pinterest's Conversions API."""
+
+Said = Literal["", "unknown", "yes", "no"]
+
+
+class Envelope(Struct, frozen=True, kw_only=True):
+    """What holds for every event of a request."""
+
+    site: str
+    sent_at: int = 0
+    """When the client sent it, by the client's clock; 0 = not said."""
+    consent: Said = ""
+    """What the visitor said, as the client tells it; empty = nothing."""
+    visitor_id: str = ""
+    """The tag's UUID for this visitor, lowercase."""
+    epik: str = ""
+    user: Mapping[str, tuple[str, ...]] = {}
+    """Identifiers by USER_KEYS, as sent: plain or hashed."""
+    user_path: str = "$.user"
+
+
+class Wire(NamedTuple):
+    """A request as read."""
+
+    envelope: Envelope
+    events: list[RawEvent | Refused]
+    event_ids: list[str]
+    """The client's id of each event, also of the refused ones if it can be read; else empty."""
+    batch: bool = False
+    """Whether the events came as a list; else the paths in faults start at the single event."""
+
+
+def parse(content_type: str, body: bytes) -> Wire:
+    """Read a request's body. JSON is recognised by its first byte, whatever `content_type` says.
+
+    Raises:
+        Refused: the body is no JSON object or form, or names no site.
+    """
+    first = body.lstrip()[:1]
+    if not first:
+        raise Refused("empty_body", "The request has no body.")
+    if "form-urlencoded" in content_type and first not in (b"{", b"["):
+        return _wire(form.parse(body.strip()))
+    return _wire(_object(decode_json(body), "$"))
+
+
+def parse_query(query: bytes) -> Wire:
+    """Read a pixel's query string. Raises Refused as `parse` does."""
+    if not query:
+        raise Refused("empty_body", "The request has no query.")
+    return _wire(form.parse(query))
+
+
+# --- JSON ------------------------------------------------------------------------------------------
+
+_ESCAPED_PAIR = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}")
+_ESCAPED_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
+
+
+def decode_json(body: bytes) -> Any:
+    """`body` as plain data of at most MAX_DEPTH levels, without NUL or surrogates in any text.
+
+    Raises:
+        Refused: bad_json, bad_text, out_of_range or too_deep.
+    """
+    try:
+        body.decode()
+        data = msgspec.json.decode(body)
+    except UnicodeDecodeError as exc:
+        raise Refused("bad_text", "The body is not UTF-8.", field="$") from exc
+    except RecursionError as exc:
+        raise Refused("too_deep", f"JSON has at most {MAX_DEPTH} levels.", field="$") from exc
+    except msgspec.ValidationError as exc:
+        raise Refused("out_of_range", "A number is too large for JSON readers.", field="$") from exc
+    except msgspec.DecodeError as exc:
+        raise Refused(_why_undecodable(body), "The body is not valid JSON.", field="$") from exc
+    if body.count(b"[") + body.count(b"{") > MAX_DEPTH and depth(data, MAX_DEPTH) > MAX_DEPTH:
+        raise Refused("too_deep", f"JSON has at most {MAX_DEPTH} levels.", field="$")
+    return data
+
+
+def _why_undecodable(body: bytes) -> str:
+    if b"\0" in body or _ESCAPED_SURROGATE.search(_ESCAPED_PAIR.sub(b"", body)):
+        return "bad_text"
+    return "bad_json"
+
+
+def depth(data: Any, limit: int) -> int:
+    """Levels of lists and objects in `data`, counted up to `limit` + 1."""
+    level, here = 0, [data]
+    while level <= limit:
+        nested = [node for node in here if isinstance(node, (dict, list))]
+        if not nested:
+            break
+        level += 1
+        here = [inner for node in nested for inner in (node.values() if isinstance(node, dict) else node)]
+    return level
+
+
+def _has_nul(data: Any) -> bool:
+    if isinstance(data, str):
+        return "\0" in data
+    if isinstance(data, dict):
+        return any("\0" in key or _has_nul(value) for key, value in data.items())
+    return isinstance(data, list) and any(map(_has_nul, data))
+
+
+def _object(data: Any, path: str) -> dict[str, Any]:
+    if not isinstance(data, dict):
+        raise Refused("bad_type", "An object is wanted here.", field=path)
+    return data
+
+
+def _object_or_json(data: Any, path: str) -> dict[str, Any]:
+    """`data`, or what is written in it as JSON text."""
+    if data is None or data == "":
+        return {}
+    if isinstance(data, str):
+        try:
+            data = decode_json(data.encode())
+        except Refused as exc:
+            raise Refused(exc.reason, str(exc), field=path) from exc
+    return dict(_object(data, path))
+
+
+# --- single values ---------------------------------------------------------------------------------
+
+_NUMBER = re.compile(r"^[+-]?[0-9]{1,32}(?:\.[0-9]{0,32})?(?:[eE][+-]?[0-9]{1,3})?$|^[+-]?\.[0-9]{1,32}$")
+_UUID = re.compile(r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$")
+_LONG_INT_BITS: Final = 256
+
+Reader = Callable[[Any, str], Any]
+"""(value, its path) -> the value in our type. Raises Refused."""
+
+
+def text(value: Any, path: str, limit: int) -> str:
+    """Text, or a number as text, of at most `limit` characters."""
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        raise Refused("bad_type", "Text is wanted here.", field=path)
+    if isinstance(value, int) and value.bit_length() > _LONG_INT_BITS:
+        raise Refused("too_long", f"At most {limit} characters.", field=path)
+    string = value if isinstance(value, str) else str(value)
+    if len(string) > limit:
+        raise Refused("too_long", f"At most {limit} characters.", field=path)
+    if "\0" in string:
+        raise Refused("bad_text", "A text holds a NUL.", field=path)
+    return string
+
+
+def number(value: Any, path: str, low: float, high: float) -> int | float:
+    """A number, or one written as text, from `low` to `high`."""
+    if isinstance(value, str):
+        if not _NUMBER.match(value.strip()):
+            raise Refused("bad_type", "A number is wanted here.", field=path)
+        value = _plain_number(value.strip())
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise Refused("bad_type", "A number is wanted here.", field=path)
+    if not low <= value <= high:
+        raise Refused("out_of_range", f"A number from {low} to {high} is wanted here.", field=path)
+    return value
+
+
+def _plain_number(string: str) -> int | float:
+    return int(string) if string.lstrip("+-").isdigit() else float(string)
+
+
+def integer(value: Any, path: str, low: int, high: int) -> int:
+    """A whole number, or one written as text or with a zero fraction, from `low` to `high`."""
+    found = number(value, path, low, high)
+    if found != int(found):
+        raise Refused("bad_type", "A whole number is wanted here.", field=path)
+    return int(found)
+
+
+def money(value: Any, path: str, low: float, high: float) -> float:
+    """An amount, or one written as text, from `low` to `high`; never minus zero."""
+    return float(number(value, path, low, high)) + 0.0
+
+
+def uuid(value: Any, path: str) -> str:
+    """A UUID in its usual spelling, lowercased."""
+    found = text(value, path, MAX_USER_CHARS).strip().lower()
+    if not _UUID.match(found):
+        raise Refused("bad_value", "A UUID is wanted here.", field=path)
+    return found
+
+
+def is_uuid(value: str) -> bool:
+    """Whether `value` is a UUID in lower case."""
+    return bool(_UUID.match(value))
+
+
+def _currency(value: Any, path: str) -> str:
+    found = text(value, path, MAX_USER_CHARS).strip().upper()
+    if found and not (len(found) == 3 and found.isascii() and found.isalpha()):
+        raise Refused("bad_value", "A currency is three letters.", field=path)
+    return found
+
+
+def _name(value: Any, path: str) -> str:
+    found = text(value, path, MAX_USER_CHARS).strip()
+    if len(found) > _MAX_NAME:
+        raise Refused("too_long", f"At most {_MAX_NAME} characters.", field=path)
+    return found
+
+
+def _reader(kind: inspect.Type) -> Reader | None:
+    """The reader for a field, with the bounds that `event.py` declares."""
+    match kind:
+        case inspect.StrType(max_length=int(limit)):
+            return lambda value, path: text(value, path, limit)
+        case inspect.IntType(ge=int(low), le=int(high)):
+            return partial(integer, low=low, high=high)
+        case inspect.FloatType(ge=float(low) | int(low), le=float(high) | int(high)):
+            return partial(money, low=low, high=high)
+    return None
+
+
+def _fields(struct: type[Struct]) -> dict[str, inspect.Type]:
+    kind = inspect.type_info(struct)
+    return {field.name: field.type for field in kind.fields} if isinstance(kind, inspect.StructType) else {}
+
+
+def _readers(struct: type[Struct]) -> dict[str, Reader]:
+    found = {name: _reader(kind) for name, kind in _fields(struct).items()}
+    return {name: reader for name, reader in found.items() if reader}
+
+
+_NAME_TYPE = _fields(RawEvent)["event"]
+_MAX_NAME: Final = (_NAME_TYPE.max_length or 0) if isinstance(_NAME_TYPE, inspect.StrType) else 0
+_ITEM_READERS: Final = _readers(LineItem)
+_EVENT_READERS: Final = {**_readers(RawEvent), "event": _name, "currency": _currency}
+_NUMERIC: Final = frozenset(
+    name
+    for name, kind in {**_fields(RawEvent), **_fields(LineItem)}.items()
+    if isinstance(kind, (inspect.IntType, inspect.FloatType))
+)
+
+
+# --- events ----------------------------------------------------------------------------------------
+
+_EVENT_ALIASES: Final = {"eventID": "event_id", "eventId": "event_id", "eid": "event_id"}
+_ENVELOPE_ALIASES: Final = {"tid": "site"}
+_ENVELOPE_KEYS: Final = frozenset({"site", "sent_at", "consent", "visitor_id", "epik", "user"})
+
+
+def _renamed(fields: dict[str, Any], aliases: Mapping[str, str]) -> dict[str, Any]:
+    """`fields` under our names; where both spellings are there, ours wins and the other one stays as it is."""
+    for alias, name in aliases.items():
+        if alias in fields and fields.get(name) is None:
+            fields[name] = fields.pop(alias)
+    return fields
+
+
+def _event(sent: Any, path: str, shared_props: Mapping[str, Any]) -> RawEvent:
+    """One event. `shared_props`: unknown keys of the envelope, which every event keeps."""
+    fields = _renamed(dict(_object(sent, path)), _EVENT_ALIASES)
+    for key in _ENVELOPE_KEYS:
+        if fields.get(key) is not None:
+            raise Refused("bad_value", "This belongs into the envelope, beside `events`.", field=f"{path}.{key}")
+    known = _take(fields, _EVENT_READERS, path)
+    if not known.get("event"):
+        raise Refused("missing_field", "An event needs a name.", field=f"{path}.event")
+    items, extras = _line_items(fields, path)
+    if items:
+        known["line_items"] = items
+    props = _object_or_json(fields.pop("props", None), f"{path}.props")
+    if extras:
+        props.setdefault("line_items", extras)
+    known["props"] = pack_props({**shared_props, **fields, **props}, f"{path}.props")
+    return RawEvent(**known)
+
+
+def _take(fields: dict[str, Any], readers: Mapping[str, Reader], path: str) -> dict[str, Any]:
+    """Move the fields that have a reader out of `fields`. Nothing said (null, empty number) is left out."""
+    taken = {}
+    for name in readers.keys() & fields.keys():
+        value = fields.pop(name)
+        if value is None or (value == "" and name in _NUMERIC):
+            continue
+        taken[name] = readers[name](value, f"{path}.{name}")
+    return taken
+
+
+def _line_items(fields: dict[str, Any], path: str) -> tuple[list[LineItem], list[dict[str, Any]]]:
+    """The line items, and per item what `LineItem` has no field for (empty if there is nothing of the kind)."""
+    sent = fields.pop("line_items", None)
+    where = f"{path}.line_items"
+    if isinstance(sent, str) and sent:
+        sent = decode_json(sent.encode())
+    if not sent and sent != 0:
+        loose = {name: fields.pop(name) for name in _ITEM_READERS if fields.get(name) is not None}
+        return ([LineItem(**_take(loose, _ITEM_READERS, path))] if loose else []), []
+    sent = [sent] if isinstance(sent, dict) else sent
+    if not isinstance(sent, list):
+        raise Refused("bad_type", "A list of products is wanted here.", field=where)
+    if len(sent) > MAX_LINE_ITEMS:
+        raise Refused("too_many", f"At most {MAX_LINE_ITEMS} line items.", field=where)
+    rest = [dict(_object(item, f"{where}[{place}]")) for place, item in enumerate(sent)]
+    items = [LineItem(**_take(item, _ITEM_READERS, f"{where}[{place}]")) for place, item in enumerate(rest)]
+    return items, rest if any(rest) else []
+
+
+def pack_props(props: dict[str, Any], path: str) -> Raw:
+    """`props` as the bytes to store. Raises Refused if they are past their bounds."""
+    if not props:
+        return Raw(b"{}")
+    if depth(props, MAX_PROPS_DEPTH) > MAX_PROPS_DEPTH:
+        raise Refused("too_deep", f"Props have at most {MAX_PROPS_DEPTH} levels.", field=path)
+    if _has_nul(props):
+        raise Refused("bad_text", "A text holds a NUL.", field=path)
+    packed = msgspec.json.encode(props)
+    if len(packed) > MAX_PROPS_BYTES:
+        raise Refused("too_long", f"Props have at most {MAX_PROPS_BYTES} bytes as JSON.", field=path)
+    return Raw(packed)
+
+
+# --- envelope --------------------------------------------------------------------------------------
+
+_CONSENT: Final[dict[Any, Said]] = {
+    "yes": "yes", "true": "yes", "1": "yes", "granted": "yes",
+    "no": "no", "false": "no", "0": "no", "denied": "no",
+    "unknown": "unknown", "": "",
+}  # fmt: skip
+
+
+def _wire(fields: dict[str, Any]) -> Wire:
+    fields = _renamed(fields, _ENVELOPE_ALIASES)
+    site = _site(fields.pop("site", None))
+    try:
+        if _is_pinterest(fields):
+            fields, user_path = _from_pinterest(fields), "$.pd"
+        else:
+            user_path = "$.user"
+        envelope, sent, shared, inline = _split(site, fields, user_path)
+    except Refused as exc:
+        return _all_refused(site, fields, exc)
+    if inline:
+        return Wire(envelope, [_event_or_refused(fields, "$", {})], [_event_id(fields)])
+    events = [_event_or_refused(event, f"$.events[{place}]", shared) for place, event in enumerate(sent)]
+    return Wire(envelope, events, [_event_id(event) for event in sent], batch=True)
+
+
+def _site(value: Any) -> str:
+    if value is None or value == "":
+        raise Refused("missing_field", "The request names no site.", field="$.site")
+    return text(value, "$.site", MAX_SITE_CHARS)
+
+
+def _split(site: str, fields: dict[str, Any], user_path: str) -> tuple[Envelope, list[Any], dict[str, Any], bool]:
+    """Take the envelope out of `fields`: (envelope, events, what else the envelope held, is it a single event?)."""
+    known = {name: fields.pop(name) for name in _ENVELOPE_KEYS & fields.keys()}
+    said = {name: value for name, value in known.items() if value is not None}
+    envelope = Envelope(
+        site=site,
+        sent_at=integer(said.get("sent_at") or 0, "$.sent_at", 0, MAX_TIME_MS),
+        consent=read_consent(said.get("consent", "")),
+        visitor_id=uuid(said["visitor_id"], "$.visitor_id") if said.get("visitor_id") else "",
+        epik=text(said.get("epik", ""), "$.epik", MAX_EPIK_CHARS),
+        user=read_user(said.get("user"), user_path),
+        user_path=user_path,
+    )
+    if "events" not in fields:
+        return envelope, [], {}, True
+    events = fields.pop("events")
+    if not isinstance(events, list):
+        raise Refused("bad_type", "A list of events is wanted here.", field="$.events")
+    if not events:
+        raise Refused("missing_field", "There is no event in the list.", field="$.events")
+    if len(events) > MAX_EVENTS:
+        raise Refused("too_many", f"At most {MAX_EVENTS} events in a request.", field="$.events")
+    return envelope, events, fields, False
+
+
+def _all_refused(site: str, fields: dict[str, Any], why: Refused) -> Wire:
+    """A bad envelope refuses each of its events."""
+    events = fields.get("events")
+    sent = events if isinstance(events, list) and events else [fields]
+    return Wire(Envelope(site=site), [why] * len(sent), [_event_id(event) for event in sent], batch=sent is events)
+
+
+def _event_or_refused(sent: Any, path: str, shared_props: Mapping[str, Any]) -> RawEvent | Refused:
+    try:
+        return _event(sent, path, shared_props)
+    except Refused as exc:
+        return exc
+
+
+def _event_id(sent: Any) -> str:
+    if not isinstance(sent, dict):
+        return ""
+    for name in ("event_id", *_EVENT_ALIASES):
+        value = sent.get(name)
+        if isinstance(value, str) and value and "\0" not in value:
+            return value[:256]
+    return ""
+
+
+def read_consent(value: Any) -> Said:
+    """What the client says about consent. Raises Refused for a word nobody knows."""
+    word = str(value).strip().lower() if isinstance(value, (str, bool, int)) else None
+    if word not in _CONSENT:
+        raise Refused("bad_value", "Consent is yes, no or unknown.", field="$.consent")
+    return _CONSENT[word]
+
+
+def read_user(value: Any, path: str) -> dict[str, tuple[str, ...]]:
+    """Identifiers as sent, by USER_KEYS. Raises Refused for a key that is none, or values of the wrong shape."""
+    fields = _object_or_json(value, path)
+    if fields.keys() - set(USER_KEYS):
+        raise Refused("bad_value", f"Known identifiers are {', '.join(USER_KEYS)}.", field=path)
+    return {name: _user_values(values, f"{path}.{name}") for name, values in fields.items()}
+
+
+def _user_values(value: Any, path: str) -> tuple[str, ...]:
+    values = value if isinstance(value, list) else [value]
+    if len(values) > MAX_USER_VALUES:
+        raise Refused("too_many", f"At most {MAX_USER_VALUES} values of an identifier.", field=path)
+    return tuple(
+        text("" if one is None else one, f"{path}[{place}]", MAX_USER_CHARS) for place, one in enumerate(values)
+    )
+
+
+# --- Pinterest's form ------------------------------------------------------------------------------
+
+_PINTEREST_KEYS: Final = ("ed", "pd", "ad", "ov")
+_CB_MS: Final = (1_000_000_000_000, MAX_TIME_MS)  # older images carry any number there, to get past caches
+
+
+def _is_pinterest(fields: Mapping[str, Any]) -> bool:
+    return "events" not in fields and any(key in fields for key in (*_PINTEREST_KEYS, "cb"))
+
+
+def _from_pinterest(fields: dict[str, Any]) -> dict[str, Any]:
+    """Pinterest's `tid, event, ed, pd, ad, ov, cb` -> our single event with the envelope inline."""
+    data, person, page, override = (_object_or_json(fields.pop(key, None), f"$.{key}") for key in _PINTEREST_KEYS)
+    person |= {"external_id": data.pop("external_id")} if "external_id" in data and "external_id" not in person else {}
+    user = {key: person.pop(key) for key in USER_KEYS if key in person}
+    ours: dict[str, Any] = {"url": page.pop("loc", None), "referrer": page.pop("ref", None), **_sent_at(fields)}
+    ours["epik"] = person.pop("epik", None)
+    merged = {**page, **person, **fields, **override, **data}
+    for name, value in ours.items():
+        if merged.get(name) is None:
+            merged[name] = value
+    merged["event"] = fields.get("event") or data.get("event")
+    return merged | {"user": user}
+
+
+def _sent_at(fields: dict[str, Any]) -> dict[str, int]:
+    """`cb` is when the tag sent the event, if it looks like milliseconds; else it only got past a cache."""
+    raw = str(fields.pop("cb", "") or "")
+    sent_at = int(raw) if raw.isascii() and raw.isdigit() and len(raw) < 20 else 0
+    if _CB_MS[0] <= sent_at <= _CB_MS[1]:
+        return {"sent_at": sent_at, "time": sent_at}
+    return {}
