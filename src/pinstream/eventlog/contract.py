@@ -7,9 +7,12 @@ are never used twice (there may be holes). One contract suite runs on both: `tes
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from msgspec import Struct
+
+MAX_VALUE_BYTES: Final = 2_000_000
+"""Of one record. A larger one is refused with Fatal."""
 
 
 class Record(NamedTuple):
@@ -55,7 +58,7 @@ class Position(NamedTuple):
 
 
 class Bounds(NamedTuple):
-    """A partition's extent: `first` is the oldest offset still there, `end` one past the newest."""
+    """A partition's extent: nothing at or after `first` was ever deleted, `end` is one past the newest record."""
 
     first: int
     end: int
@@ -67,10 +70,15 @@ class Appender(Protocol):
     async def append(self, records: Sequence[Record]) -> None:
         """Return once every record is durable.
 
+        Records with the same key keep their order, within one append and from one append to the next.
+
         Raises:
-            Retryable: none of them is in the log; the same may be offered again (`reason` log_away or log_full).
-            Uncertain: some may still arrive; `records` names them, `settled` tells later.
-            Fatal: the log will never take them.
+            Retryable: not in the log; the same may be offered again (`reason` log_away or log_full). Where
+                `records` is set it names which, as the same objects; the others of this append are durable.
+            Uncertain: `records` names those that are not known to be in the log, the others are durable;
+                `settled` tells later whether all of them arrived.
+            Fatal: the log will never take them (one is larger than MAX_VALUE_BYTES, its topic does not exist);
+                none of them is in the log.
         """
 
     async def ready(self) -> None:
@@ -97,7 +105,7 @@ class Consumer(Protocol):
         """Oldest and end offset now."""
 
     def seek(self, partition: Partition, offset: int) -> None:
-        """Continue reading at `offset`. Needed once for every partition of a new assignment."""
+        """Continue reading at `offset`. Needed for every partition of the assignment after each new generation."""
 
     async def poll(
         self, *, timeout_s: float, max_records: int, paused: frozenset[Partition] = frozenset()
@@ -106,13 +114,18 @@ class Consumer(Protocol):
 
         Must be called at least every few seconds, with everything paused if need be: it keeps the membership alive.
         Returns nothing for partitions that were not sought yet.
+
+        Raises:
+            Retryable: the log does not answer; what was read so far stays read, poll again.
+            PositionLost: the log no longer has the offset that was sought (`first` has passed it, or `end` is below).
         """
 
     async def commit(self, partition: Partition, offset: int, intent: Intent | None) -> None:
         """Store the position and the intent in one step.
 
         Raises:
-            Fenced: another member owns the partition now; the stored pair is unchanged.
+            Fenced: another member owns the partition now, or it was not sought under this generation; the stored
+                pair is unchanged.
             Retryable: the log does not answer; the pair may or may not be stored.
         """
 
@@ -127,4 +140,10 @@ class Log(Protocol):
         """Open the writing side. Raises SetupFault with what to do if the log is not fit to be written."""
 
     async def consumer(self, group: str, topics: Sequence[str]) -> Consumer:
-        """Join `group` on `topics`."""
+        """Join `group` on `topics`. Raises SetupFault with what to do if the log is not fit to be read."""
+
+    async def check(self) -> None:
+        """Return if the log could be opened for writing now, changing nothing; else raise SetupFault or a LogError."""
+
+    async def inspect(self, group: str, topics: Sequence[str]) -> Mapping[Partition, tuple[Position, Bounds]]:
+        """Where `group` stands and what the log holds, without joining. Raises Retryable if the log is away."""

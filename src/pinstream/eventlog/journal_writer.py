@@ -1,0 +1,313 @@
+"""The writing side of the journal: group commit, the size bound, and deletion of what has been read."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import sqlite3
+import threading
+import time
+from collections import deque
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from pinstream.errors import Fatal, LogError, Retryable, SetupFault
+from pinstream.eventlog import journal_file as files
+from pinstream.eventlog.contract import MAX_VALUE_BYTES, Record
+from pinstream.eventlog.journal_mend import open_for_writing
+from pinstream.settings import Log as LogSettings
+
+logger = logging.getLogger(__name__)
+
+WAITING_BYTES: Final = 256 << 20  # appends that wait for their commit
+GROUP_BYTES: Final = 16 << 20  # of one commit, unless one append is larger
+RECORD_OVERHEAD_BYTES: Final = 64  # what a record takes in the file beyond its value
+TICK_S: Final = 1.0  # between two looks at what may be deleted
+DELETE_ROWS: Final = 2000  # of one topic at once
+ROOM_STEPS: Final = 10  # deletions tried before an append is refused
+NEARLY_FULL: Final = 0.8  # of the size bound: from here on what was read goes before its age
+CLOSE_S: Final = 10.0
+
+
+@dataclass(eq=False, slots=True)
+class _Append:
+    """One call of `append` that waits for its commit."""
+
+    records: Sequence[Record]
+    size_bytes: int
+    done: asyncio.Future[None]
+    error: LogError | None = None
+
+
+class JournalAppender:
+    """The one writer of a file. Its thread commits whatever has arrived since the last commit."""
+
+    def __init__(self, directory: Path, lock: files.WriterLock, settings: LogSettings) -> None:
+        """Opens the file, mending it first if need be. Raises SetupFault as `open_for_writing` does."""
+        self._directory = directory
+        self._path = files.journal_path(directory, lock.number)
+        self._lock = lock
+        self._settings = settings
+        self._others_bytes = 0
+        self._used_bytes = 0
+        self._tend_at = 0.0
+        self._fault: LogError | None = None
+        self._waiting: deque[_Append] = deque()
+        self._waiting_bytes = 0
+        self._closing = False
+        self._changed = threading.Condition()
+        self._open()
+        self._thread = threading.Thread(target=self._run, name=f"journal {lock.number}", daemon=True)
+        self._thread.start()
+
+    @property
+    def number(self) -> int:
+        """The partition this writer fills."""
+        return self._lock.number
+
+    async def append(self, records: Sequence[Record]) -> None:
+        """See `contract.Appender`. All records of one call are in one commit."""
+        if not records:
+            return
+        if any(len(record.value) > MAX_VALUE_BYTES for record in records):
+            raise Fatal(f"A record is larger than {MAX_VALUE_BYTES} bytes: the log never takes it.")
+        size = sum(len(record.value) for record in records) + RECORD_OVERHEAD_BYTES * len(records)
+        append = _Append(records, size, asyncio.get_running_loop().create_future())
+        with self._changed:
+            self._offer(append)
+        await append.done
+
+    def _offer(self, append: _Append) -> None:
+        if self._closing:
+            raise Retryable("The journal's writer has stopped. Offer the records to its successor.")
+        if self._waiting and self._waiting_bytes + append.size_bytes > WAITING_BYTES:
+            raise files.log_full("Too many bytes wait for the journal's disk. Offer them again later.")
+        self._waiting.append(append)
+        self._waiting_bytes += append.size_bytes
+        self._changed.notify()
+
+    async def ready(self) -> None:
+        """See `contract.Appender`. Tells what the last commit and the last look at the size (TICK_S) found."""
+        if not self._thread.is_alive():
+            raise Fatal("The journal's writer has stopped. Restart this process.")
+        if self._fault is not None:
+            raise self._fault
+        if self._room() <= 0:
+            raise self._full()
+
+    async def aclose(self) -> None:
+        """Commit what waits, then let another writer in. Gives up after CLOSE_S."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        await asyncio.to_thread(self._thread.join, CLOSE_S)
+        if self._thread.is_alive():
+            logger.warning("Journal %s is still writing after %s s: not waiting any longer.", self._path, CLOSE_S)
+
+    # What follows runs in the writer's thread (and before it starts).
+
+    def _open(self) -> None:
+        self._connection = open_for_writing(self._directory, self._lock)
+        self._next_seq = max(files.last_seq(self._connection), self._lock.reserved or 0) + 1
+        self._measure()
+
+    def _run(self) -> None:
+        rest_s = 0.0
+        try:
+            while (group := self._next_group(rest_s)) is not None:
+                if group:
+                    self._commit(group)
+                rest_s = self._tend()
+            self._lock.reserve(self._next_seq - 1)
+        except (sqlite3.Error, OSError, SetupFault):
+            logger.exception("Journal %s cannot be written any more. Restart this process.", self._path)
+        finally:
+            self._stop()
+
+    def _stop(self) -> None:
+        with self._changed:
+            self._closing = True
+            left = list(self._waiting)
+            self._waiting.clear()
+        for append in left:
+            append.error = Retryable("The journal's writer has stopped. Offer the records to its successor.")
+        _settle(left)
+        with contextlib.suppress(sqlite3.Error):
+            self._connection.close()
+        self._lock.release()
+
+    def _next_group(self, rest_s: float) -> list[_Append] | None:
+        """What waits, up to GROUP_BYTES; empty if nothing comes within `rest_s`; None when closing and all is done."""
+        with self._changed:
+            if not self._waiting and not self._closing:
+                self._changed.wait(rest_s)
+            group: list[_Append] = []
+            size = 0
+            while self._waiting and (not group or size + self._waiting[0].size_bytes <= GROUP_BYTES):
+                group.append(self._waiting.popleft())
+                size += group[-1].size_bytes
+            self._waiting_bytes -= size
+            return None if self._closing and not group else group
+
+    def _commit(self, group: list[_Append]) -> None:
+        fitting: list[_Append] = []
+        try:
+            fitting = self._fitting(group)
+            if fitting:
+                self._write(fitting)
+                self._fault = None
+        except (sqlite3.Error, OSError) as exc:
+            self._failed(fitting or group, exc)
+        _settle(group)
+
+    def _fitting(self, group: list[_Append]) -> list[_Append]:
+        """Those that stay within the size bound, after deleting what may go."""
+        needed = sum(append.size_bytes for append in group)
+        for _ in range(ROOM_STEPS):
+            if self._room() >= needed or not self._delete_some():
+                break
+        room = self._room()
+        fitting = []
+        for append in group:
+            if append.size_bytes <= room:
+                room -= append.size_bytes
+                fitting.append(append)
+            else:
+                append.error = self._full()
+        return fitting
+
+    def _write(self, appends: list[_Append]) -> None:
+        now_ms = time.time_ns() // 1_000_000
+        records = [record for append in appends for record in append.records]
+        last = self._next_seq + len(records) - 1
+        if last > (self._lock.reserved or 0):
+            self._lock.reserve(last + files.RESERVE_RECORDS)
+        with files.transaction(self._connection):
+            self._connection.executemany(
+                "INSERT INTO record (seq, topic, appended_ms, value) VALUES (?,?,?,?)",
+                [(seq, record.topic, now_ms, record.value) for seq, record in enumerate(records, self._next_seq)],
+            )
+        self._next_seq = last + 1
+        self._used_bytes = files.used_bytes(self._connection, self._path)
+
+    def _failed(self, appends: list[_Append], exc: sqlite3.Error | OSError) -> None:
+        """A fault of the machine fails all. Any other can only be one append's own: find out whose."""
+        if isinstance(exc, OSError) or files.is_environment(exc):
+            self._fault = files.translated(exc, self._path)
+            for append in appends:
+                append.error = files.translated(exc, self._path)
+            if files.is_damage(exc):
+                self._connection.close()
+                self._open()
+        elif len(appends) == 1:
+            appends[0].error = Fatal(f"The journal does not take these records: {exc}.")
+        else:
+            for append in appends:
+                self._commit([append])
+
+    def _tend(self) -> float:
+        """Delete a little, look at the size, try whether a fault is over. Returns for how long to rest."""
+        now = time.monotonic()
+        if now < self._tend_at:
+            return self._tend_at - now
+        deleted = False
+        try:
+            deleted = self._delete_some()
+            if self._fault is not None:
+                self._try_writing()
+            self._measure()
+        except (sqlite3.Error, OSError) as exc:
+            self._fault = files.translated(exc, self._path)
+        self._tend_at = now + (0 if deleted else TICK_S)
+        return max(0.0, self._tend_at - now)
+
+    def _try_writing(self) -> None:
+        with files.transaction(self._connection):
+            self._connection.execute("INSERT INTO trimmed VALUES ('probe', 1)")
+            self._connection.execute("DELETE FROM trimmed WHERE topic = 'probe'")
+        self._fault = None
+
+    # size and deletion
+
+    def _measure(self) -> None:
+        self._used_bytes = files.used_bytes(self._connection, self._path)
+        self._others_bytes = files.used_by_others(self._directory, self._lock.number)
+
+    def _room(self) -> int:
+        return self._settings.journal_max_bytes - self._others_bytes - self._used_bytes
+
+    def _full(self) -> Retryable:
+        return files.log_full(
+            f"The journal has reached {self._settings.journal_max_bytes} bytes (log.journal_max_bytes) that its "
+            f"readers ({', '.join(self._settings.consumers)}) have not read. Start them, or raise the bound."
+        )
+
+    def _delete_some(self) -> bool:
+        """Up to DELETE_ROWS of each topic. True if that was any."""
+        progress = [Progress(*row) for row in self._connection.execute("SELECT group_id, topic, offset FROM consumer")]
+        nearly_full = self._room() < (1 - NEARLY_FULL) * self._settings.journal_max_bytes
+        old_ms = time.time_ns() // 1_000_000 - int(self._settings.journal_keep_hours * 3_600_000)
+        deleted = False
+        for topic in files.topics(self._connection):
+            below = read_below(progress, self._settings.consumers, topic)
+            was_read = any(row.topic == topic and row.group in self._settings.consumers for row in progress)
+            deleted |= self._delete(topic, below, files.LAST_SEQ if nearly_full and was_read else old_ms)
+        if deleted:
+            self._used_bytes = files.used_bytes(self._connection, self._path)
+        return deleted
+
+    def _delete(self, topic: str, below: int, before_ms: int) -> bool:
+        query = "SELECT seq, appended_ms FROM record WHERE topic = ? AND seq < ? ORDER BY seq LIMIT ?"
+        with contextlib.closing(self._connection.execute(query, (topic, below, DELETE_ROWS))) as rows:
+            gone = [seq for seq, _ in takewhile(lambda row: row[1] <= before_ms, rows)]
+        if not gone:
+            return False
+        with files.transaction(self._connection):
+            self._connection.execute("DELETE FROM record WHERE topic = ? AND seq <= ?", (topic, gone[-1]))
+            self._connection.execute("INSERT OR REPLACE INTO trimmed VALUES (?, ?)", (topic, gone[-1] + 1))
+        return True
+
+
+class Progress(NamedTuple):
+    """How far a group has come in one topic of a file; None: it has committed nothing."""
+
+    group: str
+    topic: str
+    offset: int | None
+
+
+def read_below(progress: Collection[Progress], enabled: Collection[str], topic: str) -> int:
+    """The sequence number below which every enabled group has read `topic`.
+
+    A group reads the topics it has joined with. One that never joined on this file may yet come for any of
+    them, so it holds everything back.
+    """
+    below = files.LAST_SEQ
+    for group in enabled:
+        offsets = {row.topic: row.offset for row in progress if row.group == group}
+        if not offsets:
+            return 0
+        if topic in offsets:
+            below = min(below, offsets[topic] or 0)
+    return below
+
+
+def _settle(group: Sequence[_Append]) -> None:
+    """Tell the callers, each in its own event loop."""
+    for loop in {append.done.get_loop() for append in group}:
+        with contextlib.suppress(RuntimeError):  # that loop is gone, and its callers with it
+            loop.call_soon_threadsafe(_tell, [append for append in group if append.done.get_loop() is loop])
+
+
+def _tell(appends: Sequence[_Append]) -> None:
+    for append in appends:
+        if append.done.done():
+            continue
+        if append.error is None:
+            append.done.set_result(None)
+        else:
+            append.done.set_exception(append.error)
