@@ -13,8 +13,10 @@ from tests.fake_pinterest import FakePinterest
 
 
 @pytest.fixture(autouse=True)
-def quiet_retries() -> Iterator[None]:
+def quick_and_quiet_retries(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """stamina would print each retry to stdout; the client logs each fault itself."""
+    monkeypatch.setattr("pinstream.pinterest.client.WAIT_INITIAL_S", 0.05)
+    monkeypatch.setattr("pinstream.pinterest.client.WAIT_JITTER_S", 0.05)
     before = stamina.instrumentation.get_on_retry_hooks()
     stamina.instrumentation.set_on_retry_hooks([])
     yield

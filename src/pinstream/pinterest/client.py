@@ -38,6 +38,10 @@ T = TypeVar("T")
 
 ATTEMPTS: Final = 4
 """Tries of one call, the first included."""
+WAIT_INITIAL_S: Final = 0.2
+"""Before the second try; doubled for each further one, up to WAIT_MAX_S, plus up to WAIT_JITTER_S."""
+WAIT_MAX_S: Final = 10.0
+WAIT_JITTER_S: Final = 0.5
 RETRY_FOR_S: Final = 90.0
 """No new try later than this after the first began."""
 MAX_RETRY_AFTER_S: Final = 30.0
@@ -195,9 +199,9 @@ class Client:
             on=_again_if_safe if operation.repeatable else _again_if_not_applied,
             attempts=ATTEMPTS,
             timeout=RETRY_FOR_S,
-            wait_initial=0.2,
-            wait_max=10,
-            wait_jitter=0.5,
+            wait_initial=WAIT_INITIAL_S,
+            wait_max=WAIT_MAX_S,
+            wait_jitter=WAIT_JITTER_S,
         ):
             with attempt:
                 body = await self._once(operation.name, request)
@@ -304,7 +308,7 @@ def _network_fault(name: str, exc: Exception) -> PinterestAway:
 def _decoded(operation: Operation[T], body: bytes) -> T:
     try:
         return msgspec.json.decode(body, type=operation.answer)
-    except (msgspec.MsgspecError, RecursionError) as exc:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
         raise PinterestAway(f"Pinterest's answer to {operation.name} is not the one documented: {exc}") from exc
 
 

@@ -387,7 +387,7 @@ def _checked(fake: Fake, request: Request, raw: bytes) -> dict[str, Any]:
     try:
         body = msgspec.json.decode(raw) if raw else {}
         fault = fault_of_request(request, raw)
-    except (msgspec.MsgspecError, RecursionError) as exc:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
         body, fault = {}, f"body: not JSON that can be read: {exc}"
     unknown = set(body) - _allowed(request) if isinstance(body, dict) else set()
     if not fault and unknown:
@@ -495,7 +495,7 @@ def _inspection(fake: Fake) -> list[Route]:
 def _decoded(body: bytes, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(body, type=kind)
-    except (msgspec.MsgspecError, RecursionError) as exc:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
         raise Problem(400, 400, str(exc)) from exc
 
 
@@ -562,6 +562,7 @@ def main() -> None:
     parser.add_argument("--ad-account", action="append", help="ad account that exists; may be repeated")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
     asyncio.run(_until_stopped(options))
 
 

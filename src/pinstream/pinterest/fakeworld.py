@@ -17,6 +17,8 @@ from typing import Any, Final
 
 from msgspec import Struct
 
+from pinstream.errors import SetupFault
+
 MAX_OBJECTS: Final = 10_000
 """Lists, and as many audiences."""
 MAX_MEMBERS: Final = 5_000_000
@@ -101,14 +103,27 @@ class World:
     """Lists and audiences, in SQLite: in memory, or in a file that outlives the process. Time is an argument."""
 
     def __init__(self, state_file: Path | None, *, minimum_size: int, processing_s: float) -> None:
-        """`minimum_size`: people under which a list is TOO_SMALL; `processing_s`: how long a change takes."""
-        self._db = sqlite3.connect(str(state_file) if state_file else ":memory:", isolation_level=None)
-        self._db.row_factory = sqlite3.Row
-        self._db.executescript(_SCHEMA)
+        """`minimum_size`: people under which a list is TOO_SMALL; `processing_s`: how long a change takes.
+
+        Raises SetupFault if the file cannot be used.
+        """
         self._minimum_size = minimum_size
         self._processing_s = processing_s
-        if not self._db.execute("SELECT count(*) FROM sqlite_sequence").fetchone()[0]:
-            self._db.execute("INSERT INTO sqlite_sequence VALUES ('list', ?), ('audience', ?)", _FIRST_IDS)
+        try:
+            self._db = sqlite3.connect(str(state_file) if state_file else ":memory:", isolation_level=None)
+            self._open()
+        except sqlite3.Error as exc:
+            raise SetupFault(f"The fake Pinterest cannot use {state_file}: {exc}. Name another file.") from exc
+
+    def _open(self) -> None:
+        try:
+            self._db.row_factory = sqlite3.Row
+            self._db.executescript(_SCHEMA)
+            if not self._db.execute("SELECT count(*) FROM sqlite_sequence").fetchone()[0]:
+                self._db.execute("INSERT INTO sqlite_sequence VALUES ('list', ?), ('audience', ?)", _FIRST_IDS)
+        except sqlite3.Error:
+            self._db.close()
+            raise
 
     def close(self) -> None:
         self._db.close()

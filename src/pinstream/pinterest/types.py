@@ -98,5 +98,5 @@ def error_body(body: bytes) -> ErrorBody:
     """Pinterest's error in `body`; code 0 where the body is something else, such as a proxy's page."""
     try:
         return msgspec.json.decode(body, type=ErrorBody)
-    except (msgspec.MsgspecError, RecursionError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return ErrorBody(code=0, message="(the answer is not one of Pinterest's error bodies)")
