@@ -12,6 +12,7 @@ from starlette.types import Receive
 from pinstream.errors import Refused
 from pinstream.event import MAX_BODY_BYTES
 
+DISCARD_BYTES: Final = 1 << 20  # of a body that is too large
 _ZSTD_WINDOW_BYTES: Final = 8 << 20  # RFC 8878 3.1.1.1.2: every decoder should take this much
 _ZSTD_STEP_BYTES: Final = 256  # a block of 4 bytes may give 128 KiB, so a step gives 8 MiB at most
 
@@ -27,10 +28,11 @@ async def read(receive: Receive, content_length: str, timeout_s: float) -> bytes
         Refused: too_large, or too_slow after `timeout_s`.
         Gone: the client closed the connection.
     """
-    if content_length.isascii() and content_length.isdigit() and int(content_length[:20]) > MAX_BODY_BYTES:
-        raise _too_large()
     try:
         async with asyncio.timeout(timeout_s):
+            if content_length.isdigit() and int(content_length[:20]) > MAX_BODY_BYTES:
+                await _discard(receive)
+                raise _too_large()
             return await _read(receive)
     except TimeoutError as exc:
         raise Refused("too_slow", "The body did not arrive in time.") from exc
@@ -46,10 +48,22 @@ async def _read(receive: Receive) -> bytes:
         chunk = message.get("body", b"")
         size += len(chunk)
         if size > MAX_BODY_BYTES:
+            if message.get("more_body"):
+                await _discard(receive)
             raise _too_large()
         chunks.append(chunk)
         if not message.get("more_body"):
             return b"".join(chunks)
+
+
+async def _discard(receive: Receive) -> None:
+    """Read on a little, since a client that is still writing might not see the answer."""
+    left = DISCARD_BYTES
+    while left > 0:
+        message = await receive()
+        left -= len(message.get("body", b""))
+        if message["type"] == "http.disconnect" or not message.get("more_body"):
+            return
 
 
 def inflate(body: bytes, encoding: str) -> bytes:

@@ -149,11 +149,13 @@ class Committer:
 
 
 def _tell(group: Sequence[_Parked], fault: LogError | None) -> None:
-    """Wake those of the group who still wait."""
+    """Wake those of the group who still wait. A fault that names records leaves the others durable."""
+    named = getattr(fault, "records", None)
+    missing = None if named is None else {id(record) for record in named}
     for parked in group:
         if parked.done is None or parked.done.done():
             continue
-        if fault:
+        if fault and (missing is None or any(id(record) in missing for record in parked.records)):
             parked.done.set_exception(fault)
         else:
             parked.done.set_result(None)

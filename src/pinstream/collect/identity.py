@@ -114,8 +114,9 @@ def normal_email(value: str) -> str:
 
 def _phone(value: str, region: str) -> str:
     """Country code and number, digits only; `region` is assumed where no country code is given."""
+    international = f"+{value[2:]}" if value.startswith("00") else value
     try:
-        number = phonenumbers.parse(value, region or None)
+        number = phonenumbers.parse(international, region or None)
     except phonenumbers.NumberParseException:
         return ""
     if not phonenumbers.is_possible_number(number):

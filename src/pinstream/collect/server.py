@@ -56,7 +56,15 @@ async def serve(settings: Settings, log: Log, read_snapshot: ReadSnapshot, stop:
         app = build(gate, committer, settings.collect, now_ms, secret)
         options = {"proxy_headers": False, "timeout_keep_alive": KEEP_ALIVE_S, "date_header": False}
         port = await stack.enter_async_context(
-            serving(app, settings.collect.host, settings.collect.port, http="httptools", lifespan="off", **options)
+            serving(
+                app,
+                settings.collect.host,
+                settings.collect.port,
+                http="httptools",
+                ws="none",
+                lifespan="off",
+                **options,
+            )
         )
         logger.info("Taking events on http://%s:%d", settings.collect.host, port)
         await stop.wait()

@@ -94,7 +94,7 @@ def decide(site: Site, *, opted_out: bool, said: str) -> Decision:
 
 
 def sender(envelope: Envelope, context: Context) -> Sender:
-    """Who sent the request. Identifiers are looked at only with consent, or to know whose consent is withdrawn."""
+    """Who sent the request. Identifiers that are refused are a fault only where consent lets them be used."""
     person, fault = NOBODY, None
     try:
         person = identity.identify(envelope.user, context.site.phone_region, envelope.user_path)
@@ -191,7 +191,7 @@ def _stamped(raw: RawEvent, who: Sender, context: Context, random: bytes) -> Eve
     epik = epik if len(epik) <= MAX_EPIK_CHARS else ""
     person = who.person
     return Event(
-        event=scrub_text(canonical_name(raw.event))[:_EVENT_CHARS] or "custom",
+        event=_name(raw.event),
         event_id=scrub_text(raw.event_id)[:_EVENT_ID_CHARS] or uuid7(context.now_ms, random),
         time=time,
         url=scrub_url(raw.url)[:_URL_CHARS],
@@ -219,6 +219,10 @@ def _stamped(raw: RawEvent, who: Sender, context: Context, random: bytes) -> Eve
         user_agent=scrub_text(context.user_agent[:MAX_AGENT_CHARS])[:MAX_AGENT_CHARS],
         language=first_language(context.language),
     )
+
+
+def _name(sent: str) -> str:
+    return scrub_text(canonical_name(sent)).strip()[:_EVENT_CHARS] or "custom"
 
 
 def _time(said: int, skew_ms: int, now_ms: int) -> tuple[int, bool]:

@@ -27,6 +27,7 @@ from pinstream.event import (
     MAX_PROPS_BYTES,
     MAX_PROPS_DEPTH,
     MAX_TIME_MS,
+    MAX_UINT64,
     LineItem,
     RawEvent,
 )
@@ -35,6 +36,7 @@ MAX_USER_VALUES: Final = 20  # of one identifier
 MAX_USER_CHARS: Final = 512  # of one value
 MAX_EPIK_CHARS: Final = 512
 MAX_SITE_CHARS: Final = 64
+_MIN_INT: Final = -(2**63)
 
 MATCH_KEYS: Final = ("fn", "ln", "ge", "db", "ct", "st", "zp", "country", "hashed_maids")
 USER_KEYS: Final = ("em", "ph", "external_id", *MATCH_KEYS)
@@ -137,12 +139,18 @@ def depth(data: Any, limit: int) -> int:
     return level
 
 
-def _has_nul(data: Any) -> bool:
-    if isinstance(data, str):
-        return "\0" in data
-    if isinstance(data, dict):
-        return any("\0" in key or _has_nul(value) for key, value in data.items())
-    return isinstance(data, list) and any(map(_has_nul, data))
+def _storable(data: Any, path: str) -> Any:
+    """`data` with whole numbers past 64 bits as text. Raises Refused for a NUL."""
+    match data:
+        case str() if "\0" in data:
+            raise Refused("bad_text", "A text holds a NUL.", field=path)
+        case dict():
+            return {_storable(key, path): _storable(value, path) for key, value in data.items()}
+        case list():
+            return [_storable(value, path) for value in data]
+        case int() if not _MIN_INT <= data <= MAX_UINT64:
+            return str(data)
+    return data
 
 
 def _object(data: Any, path: str) -> dict[str, Any]:
@@ -152,15 +160,20 @@ def _object(data: Any, path: str) -> dict[str, Any]:
 
 
 def _object_or_json(data: Any, path: str) -> dict[str, Any]:
-    """`data`, or what is written in it as JSON text."""
+    """A copy of `data`, or of what is written in it as JSON text; empty if nothing was said."""
     if data is None or data == "":
         return {}
-    if isinstance(data, str):
-        try:
-            data = decode_json(data.encode())
-        except Refused as exc:
-            raise Refused(exc.reason, str(exc), field=path) from exc
-    return dict(_object(data, path))
+    return dict(_object(_unquoted(data, path), path))
+
+
+def _unquoted(data: Any, path: str) -> Any:
+    """`data`, or what is written in it as JSON text."""
+    if not isinstance(data, str):
+        return data
+    try:
+        return decode_json(data.encode())
+    except Refused as exc:
+        raise Refused(exc.reason, str(exc), field=path) from exc
 
 
 # --- single values ---------------------------------------------------------------------------------
@@ -251,8 +264,8 @@ def _reader(kind: inspect.Type) -> Reader | None:
             return lambda value, path: text(value, path, limit)
         case inspect.IntType(ge=int(low), le=int(high)):
             return partial(integer, low=low, high=high)
-        case inspect.FloatType(ge=float(low) | int(low), le=float(high) | int(high)):
-            return partial(money, low=low, high=high)
+        case inspect.FloatType(ge=low, le=high) if low is not None and high is not None:
+            return partial(money, low=float(low), high=float(high))
     return None
 
 
@@ -314,8 +327,8 @@ def _event(sent: Any, path: str, shared_props: Mapping[str, Any]) -> RawEvent:
 def _take(fields: dict[str, Any], readers: Mapping[str, Reader], path: str) -> dict[str, Any]:
     """Move the fields that have a reader out of `fields`. Nothing said (null, empty number) is left out."""
     taken = {}
-    for name in readers.keys() & fields.keys():
-        value = fields.pop(name)
+    for name in readers:
+        value = fields.pop(name, None)
         if value is None or (value == "" and name in _NUMERIC):
             continue
         taken[name] = readers[name](value, f"{path}.{name}")
@@ -326,9 +339,8 @@ def _line_items(fields: dict[str, Any], path: str) -> tuple[list[LineItem], list
     """The line items, and per item what `LineItem` has no field for (empty if there is nothing of the kind)."""
     sent = fields.pop("line_items", None)
     where = f"{path}.line_items"
-    if isinstance(sent, str) and sent:
-        sent = decode_json(sent.encode())
-    if not sent and sent != 0:
+    sent = _unquoted(sent, where) if sent != "" else None
+    if sent is None or sent == []:
         loose = {name: fields.pop(name) for name in _ITEM_READERS if fields.get(name) is not None}
         return ([LineItem(**_take(loose, _ITEM_READERS, path))] if loose else []), []
     sent = [sent] if isinstance(sent, dict) else sent
@@ -347,9 +359,7 @@ def pack_props(props: dict[str, Any], path: str) -> Raw:
         return Raw(b"{}")
     if depth(props, MAX_PROPS_DEPTH) > MAX_PROPS_DEPTH:
         raise Refused("too_deep", f"Props have at most {MAX_PROPS_DEPTH} levels.", field=path)
-    if _has_nul(props):
-        raise Refused("bad_text", "A text holds a NUL.", field=path)
-    packed = msgspec.json.encode(props)
+    packed = msgspec.json.encode(_storable(props, path))
     if len(packed) > MAX_PROPS_BYTES:
         raise Refused("too_long", f"Props have at most {MAX_PROPS_BYTES} bytes as JSON.", field=path)
     return Raw(packed)
@@ -402,13 +412,14 @@ def _split(site: str, fields: dict[str, Any], user_path: str) -> tuple[Envelope,
     )
     if "events" not in fields:
         return envelope, [], {}, True
-    events = fields.pop("events")
+    events = fields["events"]
     if not isinstance(events, list):
         raise Refused("bad_type", "A list of events is wanted here.", field="$.events")
     if not events:
         raise Refused("missing_field", "There is no event in the list.", field="$.events")
     if len(events) > MAX_EVENTS:
         raise Refused("too_many", f"At most {MAX_EVENTS} events in a request.", field="$.events")
+    del fields["events"]
     return envelope, events, fields, False
 
 
