@@ -1,26 +1,21 @@
-"""What the Pinterest tests share: quiet retries, a client, members."""
+"""What the Pinterest tests share: quick retries, a client, members."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import pytest
-import stamina.instrumentation
 
 from pinstream.pinterest.client import Client
 from tests.fake_pinterest import FakePinterest
 
 
 @pytest.fixture(autouse=True)
-def quick_and_quiet_retries(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """stamina would print each retry to stdout; the client logs each fault itself."""
+def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waits that a test can afford."""
     monkeypatch.setattr("pinstream.pinterest.client.WAIT_INITIAL_S", 0.05)
     monkeypatch.setattr("pinstream.pinterest.client.WAIT_JITTER_S", 0.05)
-    before = stamina.instrumentation.get_on_retry_hooks()
-    stamina.instrumentation.set_on_retry_hooks([])
-    yield
-    stamina.instrumentation.set_on_retry_hooks(before)
 
 
 @pytest.fixture

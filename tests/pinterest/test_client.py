@@ -382,6 +382,14 @@ async def test_the_request_id_is_logged(client: Client, caplog: pytest.LogCaptur
     assert "code 29" in caplog.text
 
 
+async def test_stdout_stays_empty(
+    client: Client, fake_pinterest: FakePinterest, capfd: pytest.CaptureFixture[str]
+) -> None:
+    fake_pinterest.fault("unavailable", "user_account/get", count=2)
+    await client.user_account()
+    assert capfd.readouterr().out == ""
+
+
 async def test_every_try_is_counted(client: Client, fake_pinterest: FakePinterest) -> None:
     def count(status: str) -> float:
         labels = {"operation": "customer_lists/get", "status": status}

@@ -27,6 +27,7 @@ from typing import Any, Final, Generic, Literal, Self, TypeVar
 import httpx
 import msgspec
 import stamina
+import stamina.instrumentation
 
 from pinstream import metrics, settings
 from pinstream.errors import Misconfigured, PinterestAway, PinterestError, PinterestRefused, RateLimited, Refused
@@ -35,6 +36,9 @@ from pinstream.pinterest.types import Account, AdAccount, error_body
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+# Each fault is logged below. stamina's own hook would print it again, to stdout, which belongs to --json.
+stamina.instrumentation.set_on_retry_hooks([])
 
 ATTEMPTS: Final = 4
 """Tries of one call, the first included."""
