@@ -42,10 +42,11 @@ DOORS = {
     "re2": ("collect/gate.py",),
     "rich": ("cli.py", "demo/"),
     "sqlalchemy": ("state/",),
-    "sqlite3": ("eventlog/journal.py", "state/"),
+    "sqlite3": ("eventlog/", "pinterest/fakeworld.py", "state/"),
     "stamina": ("pinterest/client.py",),
     "structlog": ("cli.py",),
     "typer": ("cli.py",),
+    "yaml": ("pinterest/fake.py",),
 }
 """Foreign library -> the files or folders that may import it."""
 

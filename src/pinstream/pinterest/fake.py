@@ -43,7 +43,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeVar
 
 import msgspec
-import yaml  # type: ignore[import-untyped]
+import yaml
 from msgspec import Meta, Struct
 from openapi_core import OpenAPI
 from openapi_core.configurations import Config
