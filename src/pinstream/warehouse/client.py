@@ -96,7 +96,7 @@ class Warehouse:
         logging.getLogger("clickhouse_connect").setLevel(logging.ERROR)  # it warns of each failure that it also raises
 
     @classmethod
-    async def open(cls, settings: WarehouseSettings, *, password: str) -> Warehouse:
+    def open(cls, settings: WarehouseSettings, *, password: str) -> Warehouse:
         """As the constructor."""
         return cls(settings, password=password)
 

@@ -348,10 +348,10 @@ async def running(settings: Settings) -> AsyncIterator[int]:
             engine.close()
 
 
-async def serve(settings: Settings) -> None:
-    """Run the embedded warehouse until cancelled. Raises SetupFault as `running` does."""
+async def serve(settings: Settings, stop: asyncio.Event | None = None) -> None:
+    """Run the embedded warehouse until `stop` is set, or until cancelled. Raises SetupFault as `running` does."""
     async with running(settings):
-        await asyncio.Event().wait()
+        await (stop or asyncio.Event()).wait()
 
 
 def main() -> None:
@@ -359,12 +359,10 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO)
 
     async def until_stopped() -> None:
-        task = asyncio.ensure_future(serve(settings_module.load()))
+        stop = asyncio.Event()
         for number in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(number, task.cancel)
-        await asyncio.wait([task])
-        if not task.cancelled():
-            task.result()
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        await serve(settings_module.load(), stop)
 
     asyncio.run(until_stopped())
 

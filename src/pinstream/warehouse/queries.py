@@ -1,0 +1,75 @@
+"""Questions about records, each a named SELECT with typed parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from msgspec import Struct
+
+from pinstream.warehouse import schema
+from pinstream.warehouse.client import Warehouse
+
+
+class Query(Struct, frozen=True):
+    """A SELECT and what fills its `{name:Type}`."""
+
+    sql: str
+    params: dict[str, Any]
+
+    async def rows(self, warehouse: Warehouse) -> list[dict[str, Any]]:
+        """Ask `warehouse`."""
+        return await warehouse.select(self.sql, self.params)
+
+
+def max_offset(topic: str, partition: int, *, since_ms: int = 0) -> Query:
+    """One row, `newest`: the highest offset of a partition that was applied, dead letters included; None if none.
+
+    Rows received before `since_ms` do not count.
+    """
+    table = schema.TABLE_OF_TOPIC[topic]
+    own = " AND topic = ''" if table == "rejected" else ""
+    since = "k_partition = {partition:UInt16} AND received_at >= fromUnixTimestamp64Milli({since:Int64})"
+    rows = f"SELECT k_offset FROM {table} WHERE {since}{own}"
+    dead = f"SELECT k_offset FROM rejected WHERE {since} AND topic = {{topic:String}}"
+    return Query(
+        f"SELECT maxOrNull(k_offset) AS newest FROM ({rows} UNION ALL {dead})",
+        {"partition": partition, "topic": topic, "since": since_ms},
+    )
+
+
+def record_counts(table: str) -> Query:
+    """A row a partition: `partition`, `records`, `distinct_records`. The two differ if a record was applied twice."""
+    return Query(
+        "SELECT k_partition AS partition, count() AS records, uniqExact(k_partition, k_offset) AS distinct_records "  # noqa: S608
+        f"FROM {table} GROUP BY partition ORDER BY partition",
+        {},
+    )
+
+
+def event_ids_present(site_id: int, event_ids: Sequence[str]) -> Query:
+    """A row an id that is there: `event_id`, `events`: how many events have it; more than one is a duplicate."""
+    return Query(
+        "SELECT event_id, count() AS events FROM events FINAL "
+        "WHERE site_id = {site:UInt32} AND event_id IN {ids:Array(String)} GROUP BY event_id",
+        {"site": site_id, "ids": list(event_ids)},
+    )
+
+
+def newest_received(site_id: int) -> Query:
+    """One row, `received_at`: when the newest event that is visible was received."""
+    return Query(
+        "SELECT maxOrNull(received_at) AS received_at FROM events WHERE site_id = {site:UInt32}", {"site": site_id}
+    )
+
+
+def minute_counts() -> Query:
+    """One row: `n`, the records that `event_minute` has counted, and `events`, the distinct events."""
+    return Query("SELECT sum(n) AS n, uniqMerge(uniq_events) AS events FROM event_minute", {})
+
+
+def duplicates() -> Query:
+    """One row, `n`: events that count more than once, plus log positions that were loaded more than once."""
+    events = "SELECT count() AS n FROM events FINAL GROUP BY site_id, event_name, event_id"
+    positions = "SELECT count() AS n FROM events GROUP BY k_partition, k_offset"
+    return Query(f"SELECT sum(n - 1) AS n FROM ({events} UNION ALL {positions})", {})

@@ -1,0 +1,103 @@
+"""How records become rows and rows become records again: pure, computed from the structs of `event.py`.
+
+A record's own JSON is inserted unchanged (docs/decisions/0002), so every key of it is an insert column. Tests
+compare all this with an empty, migrated engine.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any, Final
+
+import msgspec
+from msgspec import Raw, Struct
+
+from pinstream import event
+from pinstream.settings import Warehouse as Settings
+
+ROLLUP_VERSION: Final = 1
+"""Version of the materialized views that new records are meant for: each view takes only its own."""
+RECORD_FORMAT: Final = 1
+"""Version of the check that tells records from dead letters; part of an intent."""
+
+DEDUPLICATION_WINDOW: Final = 10_000
+"""Parts that a table remembers. A replayed block is dropped as long as no more parts came after it."""
+DEDUPLICATION_WINDOW_S: Final = 30 * 86_400
+"""On replicated tables the window ends after this time too."""
+
+TABLE_OF_TOPIC: Final = {event.EVENTS: "events", event.ENGAGEMENTS: "engagements", event.REJECTED: "rejected"}
+STRUCT_OF_TABLE: Final[dict[str, type[Struct]]] = {
+    "events": event.Event,
+    "engagements": event.Engagement,
+    "rejected": event.Rejection,
+}
+SPLICED: Final = ("k_partition", "k_offset", "rollup_version")
+"""Keys that `load` puts in front of a record's own."""
+
+_SHA256: Final = "if({0} = toFixedString('', 32), '', lower(hex({0})))"
+_STORED_AS: Final = {
+    "event": "toString(event_name)",
+    "time": "toUnixTimestamp64Milli(event_time)",
+    "received_ms": "toUnixTimestamp64Milli(received_at)",
+    "em": _SHA256.format("em_sha256"),
+    "ph": _SHA256.format("ph_sha256"),
+    "external_id": _SHA256.format("external_id_sha256"),
+}
+"""Key of a record -> expression that gives it back, where the column has another name or type."""
+
+
+def insert_columns(table: str) -> tuple[str, ...]:
+    """The columns an INSERT must name: the spliced ones, then the record's keys in the struct's order."""
+    return SPLICED + tuple(field.encode_name for field in msgspec.structs.fields(STRUCT_OF_TABLE[table]))
+
+
+def read_back(table: str) -> str:
+    """A SELECT list that yields the record's keys again; a row of it as JSONEachRow goes to `record`."""
+    keys = (field.encode_name for field in msgspec.structs.fields(STRUCT_OF_TABLE[table]))
+    return ", ".join(f"{_STORED_AS[key]} AS {key}" if key in _STORED_AS else key for key in keys)
+
+
+def record(table: str, row: bytes) -> Any:
+    """The struct that a row of `read_back`, as JSONEachRow, was inserted from."""
+    keys = msgspec.json.decode(row, type=dict[str, Raw])
+    if "props" in keys:
+        keys["props"] = Raw(msgspec.json.decode(keys["props"], type=str).encode())
+    return msgspec.json.decode(msgspec.json.encode(keys), type=STRUCT_OF_TABLE[table])
+
+
+def statements(text: str, settings: Settings) -> list[str]:
+    """The statements of a migration, its places filled for the mode of `settings`.
+
+    `{engine X(a)}` is the engine, replicated on a cluster; `{on_cluster}` names it; `{window}` remembers blocks, so
+    that a replay is dropped; `{fsync}` makes an insert durable before it is answered.
+    """
+    filled = re.sub(r"\{engine (\w+)\((.*?)\)\}", lambda match: _engine(match[1], match[2], settings), text)
+    places = {"on_cluster": _on_cluster(settings), "window": _window(settings), "fsync": _FSYNC}
+    for place, value in places.items():
+        filled = filled.replace(f"{{{place}}}", value)
+    code = (re.sub(r"(?m)^\s*--.*\n?", "", part).strip() for part in re.split(r";\s*(?:\n|$)", filled))
+    return [statement for statement in code if statement]
+
+
+_FSYNC: Final = "fsync_after_insert = 1, fsync_part_directory = 1"
+
+
+def _engine(name: str, arguments: str, settings: Settings) -> str:
+    if settings.mode != "cluster":
+        return f"{name}({arguments})"
+    rest = f", {arguments}" if arguments else ""
+    return f"Replicated{name}('/clickhouse/tables/{{uuid}}/{{shard}}', '{{replica}}'{rest})"
+
+
+def _on_cluster(settings: Settings) -> str:
+    return f" ON CLUSTER {json.dumps(settings.cluster)}" if settings.mode == "cluster" else ""
+
+
+def _window(settings: Settings) -> str:
+    if settings.mode != "cluster":
+        return f"non_replicated_deduplication_window = {DEDUPLICATION_WINDOW}"
+    return (
+        f"replicated_deduplication_window = {DEDUPLICATION_WINDOW}, "
+        f"replicated_deduplication_window_seconds = {DEDUPLICATION_WINDOW_S}"
+    )
