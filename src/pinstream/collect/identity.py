@@ -22,6 +22,8 @@ _SHA256 = re.compile(r"^[0-9a-fA-F]{64}$")
 _OTHER_HASH = re.compile(r"^(?:[0-9a-fA-F]{32}|[0-9a-fA-F]{40})$")
 _EMAIL = re.compile(r"^[^@\s]{1,64}@[^@\s.]+(?:\.[^@\s.]+)+$")
 MAX_EMAIL_CHARS: Final = 320  # RFC 3696 erratum 1690: 64 + 1 + 255
+MIN_PHONE_DIGITS: Final = 7  # with country code; the shortest in use
+MAX_PHONE_DIGITS: Final = 15  # E.164
 
 _TEMPLATES: Final = (
     "", "undefined", "null", "none", "n/a", "nan", "nil", "(not set)", "[object object]", "user_email_address",
@@ -113,15 +115,29 @@ def normal_email(value: str) -> str:
 
 
 def _phone(value: str, region: str) -> str:
-    """Country code and number, digits only; `region` is assumed where no country code is given."""
+    """Country code and number, digits only; empty if it can be none.
+
+    Without a plus it is a number of `region`, unless it begins with that region's country code and is valid so.
+    """
     international = f"+{value[2:]}" if value.startswith("00") else value
+    number = _without_plus(international, region) or _parsed(international, region)
+    if number is None or not phonenumbers.is_possible_number(number):
+        return ""
+    digits = phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164).lstrip("+")
+    return digits if MIN_PHONE_DIGITS <= len(digits) <= MAX_PHONE_DIGITS else ""
+
+
+def _without_plus(value: str, region: str) -> phonenumbers.PhoneNumber | None:
+    number = _parsed(f"+{value}", "") if region and value[:1] in "123456789" else None
+    own = number is not None and number.country_code == phonenumbers.country_code_for_region(region)
+    return number if own and phonenumbers.is_valid_number(number) else None
+
+
+def _parsed(value: str, region: str) -> phonenumbers.PhoneNumber | None:
     try:
-        number = phonenumbers.parse(international, region or None)
+        return phonenumbers.parse(value, region or None)
     except phonenumbers.NumberParseException:
-        return ""
-    if not phonenumbers.is_possible_number(number):
-        return ""
-    return phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164).lstrip("+")
+        return None
 
 
 def _letters_and_digits(value: str) -> str:

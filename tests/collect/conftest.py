@@ -1,0 +1,110 @@
+"""The edge on a real port, in front of a real journal."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+
+from pinstream.collect.app import build
+from pinstream.collect.commit import Committer
+from pinstream.collect.gate import Gate
+from pinstream.collect.server import now_ms
+from pinstream.event import TOPICS
+from pinstream.eventlog.contract import Appender
+from pinstream.eventlog.journal import JournalLog
+from pinstream.serving import serving
+from pinstream.settings import Collect, Log
+from pinstream.state.snapshot import Key, Site, Snapshot
+
+SHOP = "https://www.shop.example"
+OTHER = "https://www.other.example"
+VISITOR = "019a63f2-7c1e-7d0a-9b42-5f2c1d8e9a10"
+BROWSER = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140.0.0.0 Safari/537.36"
+API_KEY = "ps_test_key"
+SITE_KEY = "ps_key_of_site_2"
+
+SITE = Site(id=1, tag_id="2600000000001", origins=(SHOP,), currency="EUR", phone_region="DE")
+SANDBOX = Site(id=2, tag_id="2600000000002", origins=(OTHER,), allow_null_origin=True, consent_default="yes")
+STRICT = Site(id=3, tag_id="2600000000003", origins=(SHOP,), allow_no_origin=False, explicit_yes_overrides_gpc=True)
+GONE_EMAIL = "gone@shop.example"
+SNAPSHOT = Snapshot(
+    taken_ms=1,
+    sites=(SITE, SANDBOX, STRICT),
+    keys=(
+        Key(sha256=sha256(API_KEY.encode()).hexdigest(), prefix="ps_test", site_id=0),
+        Key(sha256=sha256(SITE_KEY.encode()).hexdigest(), prefix="ps_key", site_id=2),
+    ),
+    suppressed=frozenset({sha256(GONE_EMAIL.encode()).hexdigest()}),
+)
+
+
+class Running:
+    """An edge that takes requests, and what it has stored."""
+
+    def __init__(self, base_url: str, folder: Path) -> None:
+        self.base_url = base_url
+        self._folder = folder
+
+    async def stored(self, topic: str) -> list[dict[str, Any]]:
+        """Every record of a topic, read back through the log."""
+        consumer = await JournalLog(self._folder, Log()).consumer("load", TOPICS)
+        try:
+            return await asyncio.wait_for(_read_all(consumer, topic), 20)
+        finally:
+            await consumer.aclose()
+
+
+async def _read_all(consumer: Any, topic: str) -> list[dict[str, Any]]:
+    while not consumer.assignment():
+        await consumer.poll(timeout_s=0.05, max_records=1)
+    left = {}
+    for partition in consumer.assignment():
+        bounds = await consumer.bounds(partition)
+        consumer.seek(partition, bounds.first)
+        left[partition] = bounds.end
+    found = []
+    for _ in range(200):
+        got = await consumer.poll(timeout_s=0.02, max_records=10_000)
+        found += [stored.value for partition, records in got.items() if partition.topic == topic for stored in records]
+        for partition, records in got.items():
+            if records and records[-1].offset + 1 >= left[partition]:
+                left.pop(partition, None)
+        if all(partition.topic != topic or end == 0 for partition, end in left.items()):
+            break
+    return [msgspec.json.decode(value) for value in found]
+
+
+@asynccontextmanager
+async def running(
+    folder: Path,
+    *,
+    snapshot: Snapshot = SNAPSHOT,
+    settings: Collect | None = None,
+    appender: Appender | None = None,
+    clock: Callable[[], int] = now_ms,
+) -> AsyncIterator[Running]:
+    """An edge in front of a journal in `folder`, or of `appender`."""
+    settings = settings or Collect(commit_interval_ms=1)
+    log = appender or await JournalLog(folder, Log()).appender()
+    committer = Committer(log, settings)
+    committer.start()
+    app = build(Gate(snapshot), committer, settings, clock, b"secret")
+    options: dict[str, Any] = {"http": "httptools", "ws": "none", "lifespan": "off", "proxy_headers": False}
+    try:
+        async with serving(app, "127.0.0.1", 0, **options) as port:
+            yield Running(f"http://127.0.0.1:{port}", folder)
+    finally:
+        await committer.aclose()
+        await log.aclose()
+
+
+def client(edge: Running, **headers: str) -> httpx.AsyncClient:
+    """A browser on the shop's page."""
+    return httpx.AsyncClient(base_url=edge.base_url, headers={"User-Agent": BROWSER, "Origin": SHOP} | headers)

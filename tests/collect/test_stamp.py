@@ -1,0 +1,358 @@
+"""What the edge adds to an event, and what it does not let through."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from typing import Any
+
+import msgspec
+import pytest
+
+from pinstream.collect import identity, stamp
+from pinstream.collect.stamp import Context, Decision, Dropped
+from pinstream.collect.wire import Envelope
+from pinstream.errors import Refused
+from pinstream.event import EARLY_MS, LATE_MS, MAX_PROPS_BYTES, Event, LineItem, RawEvent, encode
+from pinstream.state.snapshot import Site
+
+NOW = 1_795_291_391_000
+VISITOR = "019a63f2-7c1e-7d0a-9b42-5f2c1d8e9a10"
+OTHER = "019a63f2-7c1e-7d0a-9b42-5f2c1d8e9a11"
+SITE = Site(id=7, tag_id="1", currency="EUR", phone_region="DE")
+RANDOM = bytes(range(10))
+
+
+def sha(text: str) -> str:
+    return sha256(text.encode()).hexdigest()
+
+
+def context(**changes: Any) -> Context:
+    return msgspec.structs.replace(Context(now_ms=NOW, site=SITE), **changes)
+
+
+def envelope(**changes: Any) -> Envelope:
+    return msgspec.structs.replace(Envelope(site="1", consent="yes"), **changes)
+
+
+def stamped(raw: RawEvent, env: Envelope | None = None, ctx: Context | None = None) -> Event | Dropped:
+    env, ctx = env or envelope(), ctx or context()
+    result = stamp.stamp(raw, stamp.sender(env, ctx), ctx, RANDOM)
+    if isinstance(result, Event):
+        assert msgspec.json.decode(encode(result), type=Event) == result
+    return result
+
+
+def event(raw: RawEvent, env: Envelope | None = None, ctx: Context | None = None) -> Event:
+    result = stamped(raw, env, ctx)
+    assert isinstance(result, Event)
+    return result
+
+
+def visitor_number(uuid: str) -> int:
+    return identity.visitor_hash(SITE.id, f"v:{uuid}")
+
+
+# --- the whole ---------------------------------------------------------------------------------------
+
+
+def test_an_event_is_stamped_whole() -> None:
+    raw = RawEvent(
+        event="Add-To-Cart",
+        event_id="e-1",
+        time=NOW - 500,
+        url="https://shop.de/?epik=url-epik&e=ann@shop.de",
+        value=12.34567,
+        line_items=[LineItem(product_id="A", product_name="for ann@shop.de", product_price=0.00005)],
+        order_id="ann@shop.de",
+        search_query="+49 151 2345678",
+        props=msgspec.Raw(b'{"phone":"0151 2345678","k":1}'),
+    )
+    env = envelope(visitor_id=OTHER, user={"em": ("Ann@shop.de",), "ph": ("0151 2345678",), "fn": ("Ann",)})
+    ctx = context(
+        ip="203.0.113.77",
+        user_agent="Browser (ann@shop.de)",
+        language="de-DE,de;q=0.9",
+        visitor_cookie=VISITOR.upper(),
+        epik_cookie="cookie-epik",
+        source="pinterest",
+    )
+    assert event(raw, env, ctx) == Event(
+        event="add_to_cart",
+        event_id="e-1",
+        time=NOW - 500,
+        url=f"https://shop.de/?epik=url-epik&e={sha('ann@shop.de')}",
+        value=12.3457,
+        currency="EUR",
+        order_id=sha("ann@shop.de"),
+        line_items=[LineItem(product_id="A", product_name=f"for {sha('ann@shop.de')}", product_price=0.0001)],
+        props=msgspec.Raw(b'{"phone":"","k":1}'),
+        site_id=7,
+        received_ms=NOW,
+        visitor_id=visitor_number(VISITOR),
+        source="pinterest",
+        consent="yes",
+        em=sha("ann@shop.de"),
+        ph=sha("491512345678"),
+        match_keys={"fn": sha("ann")},
+        epik="url-epik",
+        ip_prefix="203.0.113.0/24",
+        user_agent=f"Browser ({sha('ann@shop.de')})",
+        language="de-DE",
+    )
+
+
+# --- consent -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("default", "overrides", "opted_out", "said", "decision"),
+    [
+        ("unknown", False, False, "", Decision("unknown", "default")),
+        ("unknown", False, False, "unknown", Decision("unknown", "default")),
+        ("unknown", False, False, "yes", Decision("yes", "explicit")),
+        ("unknown", False, False, "no", Decision("no", "explicit")),
+        ("yes", False, False, "", Decision("yes", "default")),
+        ("yes", False, False, "unknown", Decision("yes", "default")),
+        ("yes", False, False, "no", Decision("no", "explicit")),
+        ("no", False, False, "", Decision("no", "default")),
+        ("no", False, False, "yes", Decision("yes", "explicit")),
+        ("yes", False, True, "", Decision("no", "gpc")),
+        ("yes", False, True, "yes", Decision("no", "gpc")),
+        ("yes", True, True, "yes", Decision("yes", "explicit")),
+        ("yes", True, True, "", Decision("no", "gpc")),
+        ("yes", True, True, "no", Decision("no", "gpc")),
+    ],
+)
+def test_the_order_of_consent(default: Any, overrides: bool, opted_out: bool, said: str, decision: Decision) -> None:
+    site = msgspec.structs.replace(SITE, consent_default=default, explicit_yes_overrides_gpc=overrides)
+    assert stamp.decide(site, opted_out=opted_out, said=said) == decision
+
+
+@pytest.mark.parametrize(
+    ("said", "opted_out", "reason"), [("", False, "consent"), ("no", False, "consent"), ("yes", True, "gpc")]
+)
+def test_without_consent_nothing_is_let_through(said: Any, opted_out: bool, reason: str) -> None:
+    dropped = stamped(RawEvent(event="x"), envelope(consent=said), context(opted_out=opted_out))
+    assert dropped == Dropped(reason)
+
+
+def test_without_consent_identifiers_are_not_even_judged() -> None:
+    assert stamped(RawEvent(event="x"), envelope(consent="no", user={"em": ("undefined",)})) == Dropped("consent")
+
+
+def test_a_crawlers_events_are_dropped() -> None:
+    assert stamped(RawEvent(event="x"), ctx=context(bot=True)) == Dropped("bot")
+
+
+def test_people_who_asked_to_be_erased_are_dropped() -> None:
+    ctx = context(suppressed=frozenset({sha("gone@shop.de"), sha("491512345678"), sha("c-1")}))
+    for user in ({"em": ("ann@shop.de", "gone@shop.de")}, {"ph": ("+491512345678",)}, {"external_id": ("C-1",)}):
+        assert stamped(RawEvent(event="x"), envelope(user=user), ctx) == Dropped("suppressed")
+    event(RawEvent(event="x"), envelope(user={"em": ("ann@shop.de",)}), ctx)
+
+
+def test_a_refused_identifier_refuses_the_event() -> None:
+    with pytest.raises(Refused) as caught:
+        stamped(RawEvent(event="x"), envelope(user={"em": ("undefined",)}, user_path="$.pd"))
+    assert (caught.value.reason, caught.value.field) == ("bad_value", "$.pd.em[0]")
+
+
+# --- withdrawal --------------------------------------------------------------------------------------
+
+WITHDRAWN = RawEvent(
+    event="ConsentWithdrawn",
+    event_id="w-1",
+    time=NOW - 10,
+    url="https://shop.de/",
+    value=3.0,
+    order_id="A",
+    props=msgspec.Raw(b'{"a":1}'),
+)
+
+
+@pytest.mark.parametrize("said", ["yes", "no", "unknown", ""])
+@pytest.mark.parametrize(
+    "changes", [{}, {"opted_out": True}, {"bot": True}, {"suppressed": frozenset({sha("a@b.de")})}]
+)
+def test_a_withdrawal_is_always_taken_and_holds_only_site_visitor_and_time(said: Any, changes: dict[str, Any]) -> None:
+    env = envelope(consent=said, visitor_id=VISITOR, user={"em": ("a@b.de",), "ph": ("undefined",)}, epik="k")
+    ctx = context(ip="203.0.113.77", user_agent="Browser", language="de", epik_cookie="c", **changes)
+    assert event(WITHDRAWN, env, ctx) == Event(
+        event="consent_withdrawn",
+        event_id="w-1",
+        time=NOW - 10,
+        site_id=7,
+        received_ms=NOW,
+        visitor_id=visitor_number(VISITOR),
+        consent="no",
+    )
+
+
+def test_a_withdrawal_of_nobody_is_dropped() -> None:
+    assert stamped(WITHDRAWN, envelope(consent="no")) == Dropped("consent")
+    assert stamped(WITHDRAWN, envelope(), context(opted_out=True)) == Dropped("gpc")
+
+
+def test_a_withdrawal_without_id_gets_one() -> None:
+    raw = RawEvent(event="consent_withdrawn")
+    assert event(raw, envelope(visitor_id=VISITOR)).event_id == stamp.uuid7(NOW, RANDOM)
+
+
+@pytest.mark.parametrize(
+    ("said", "opted_out", "cookie", "withdrew"),
+    [
+        ("no", False, VISITOR, True),
+        ("", True, VISITOR, True),
+        ("yes", True, VISITOR, True),
+        ("yes", False, VISITOR, False),
+        ("", False, VISITOR, False),
+        ("no", False, "", False),
+        ("no", False, "rubbish", False),
+    ],
+)
+def test_who_withdrew(said: Any, opted_out: bool, cookie: str, withdrew: bool) -> None:
+    ctx = context(opted_out=opted_out, visitor_cookie=cookie)
+    assert stamp.withdrew(stamp.sender(envelope(consent=said, visitor_id=OTHER), ctx), ctx) is withdrew
+
+
+# --- identity ----------------------------------------------------------------------------------------
+
+
+def test_the_cookie_wins_over_the_body() -> None:
+    raw = RawEvent(event="x")
+    both = event(raw, envelope(visitor_id=OTHER), context(visitor_cookie=VISITOR))
+    assert both.visitor_id == visitor_number(VISITOR)
+    assert event(raw, envelope(visitor_id=OTHER)).visitor_id == visitor_number(OTHER)
+    assert event(raw, envelope(visitor_id=OTHER), context(visitor_cookie="x")).visitor_id == visitor_number(OTHER)
+
+
+def test_without_visitor_the_click_id_of_the_url_is_the_last_resort() -> None:
+    raw = RawEvent(event="x", url="https://shop.de/?a=1&epik=dj0%2By")
+    assert event(raw).visitor_id == identity.visitor_hash(7, "k:dj0+y")
+    assert event(RawEvent(event="x")).visitor_id == 0
+
+
+def test_where_the_click_id_comes_from() -> None:
+    raw = RawEvent(event="x", url="https://shop.de/#/?epik=url")
+    ctx = context(epik_cookie="cookie")
+    assert event(raw, envelope(epik="body"), ctx).epik == "body"
+    assert event(raw, ctx=ctx).epik == "url"
+    assert event(RawEvent(event="x", url="https://shop.de/?noepik=1"), ctx=ctx).epik == "cookie"
+    assert event(RawEvent(event="x"), ctx=context(epik_cookie="e" * 513)).epik == ""
+    assert event(RawEvent(event="x"), ctx=context(epik_cookie="e" * 512)).epik == "e" * 512
+
+
+# --- time --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("skew", "time"),
+    [(0, NOW - 5), (59_999, NOW - 5), (-59_999, NOW - 5), (60_000, NOW - 60_005), (-60_000, NOW + 59_995)],
+)
+def test_a_clock_that_is_off_by_a_minute_is_corrected(skew: int, time: int) -> None:
+    found = event(RawEvent(event="x", time=NOW - 5), envelope(sent_at=NOW + skew))
+    assert (found.skew_ms, found.time, found.time_clamped) == (skew, time, False)
+
+
+def test_a_clock_in_another_year_is_corrected() -> None:
+    year = 365 * 86_400_000
+    found = event(RawEvent(event="x", time=NOW - year - 1000), envelope(sent_at=NOW - year))
+    assert (found.time, found.skew_ms, found.time_clamped) == (NOW - 1000, -year, False)
+
+
+@pytest.mark.parametrize(
+    ("said", "time", "clamped"),
+    [
+        (NOW - LATE_MS, NOW - LATE_MS, False),
+        (NOW - LATE_MS - 1, NOW - LATE_MS, True),
+        (NOW + EARLY_MS, NOW + EARLY_MS, False),
+        (NOW + EARLY_MS + 1, NOW + EARLY_MS, True),
+        (1, NOW - LATE_MS, True),
+        (0, NOW, False),
+    ],
+)
+def test_time_is_clamped(said: int, time: int, clamped: bool) -> None:
+    found = event(RawEvent(event="x", time=said))
+    assert (found.time, found.time_clamped) == (time, clamped)
+
+
+# --- the rest ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("sent", "stored"),
+    [
+        ("AddToCart", "add_to_cart"),
+        ("add to cart", "add_to_cart"),
+        ("  My Event ", "My Event"),
+        ("_", "_"),
+        ("ask ann@shop.de", f"ask {sha('ann@shop.de')}"),
+        ("+4915123456789", "custom"),
+    ],
+)
+def test_event_names(sent: str, stored: str) -> None:
+    assert event(RawEvent(event=sent)).event == stored
+
+
+def test_a_missing_id_is_a_uuid_of_version_7() -> None:
+    found = event(RawEvent(event="x")).event_id
+    assert found == stamp.uuid7(NOW, RANDOM) == f"{NOW:012x}"[:8] + "-" + f"{NOW:012x}"[8:] + "-7001-8203-040506070809"
+
+
+def test_currency_of_the_event_wins_over_the_sites() -> None:
+    assert event(RawEvent(event="x", currency="USD")).currency == "USD"
+
+
+@pytest.mark.parametrize(
+    ("ip", "prefix"),
+    [
+        ("203.0.113.77", "203.0.113.0/24"),
+        ("2001:db8:1:2::3", "2001:db8:1::/48"),
+        ("::ffff:203.0.113.77", "203.0.113.0/24"),
+        ("fe80::1%eth0", "fe80::/48"),
+        ("", ""),
+        ("unix:", ""),
+        ("203.0.113.77:80", ""),
+    ],
+)
+def test_addresses_are_cut(ip: str, prefix: str) -> None:
+    assert stamp.ip_prefix(ip) == prefix
+
+
+@pytest.mark.parametrize(
+    ("accepted", "language"),
+    [("de-DE,de;q=0.9", "de-DE"), ("en;q=0.5", "en"), ("", ""), ("*", ""), ("x" * 35, "x" * 35), ("x" * 36, "")],
+)
+def test_languages(accepted: str, language: str) -> None:
+    assert stamp.first_language(accepted) == language
+
+
+def test_texts_that_grow_by_hashing_keep_their_bounds() -> None:
+    many = "a@b.de " * 200
+    found = event(
+        RawEvent(
+            event="e@f.de " * 14,
+            event_id=many[:256],
+            url=many,
+            referrer=many,
+            order_id=many[:128],
+            search_query=many[:512],
+            line_items=[LineItem(product_id=many[:128], product_name=many[:256])],
+        ),
+        ctx=context(user_agent=many),
+    )
+    assert (len(found.event), len(found.event_id), len(found.url), len(found.order_id)) == (100, 256, 2048, 128)
+    assert "@" not in str(msgspec.to_builtins(found))
+
+
+def test_props_that_grow_past_their_bound_are_refused() -> None:
+    packed = msgspec.json.encode({"k": "a@b.de " * 1100})
+    assert len(packed) < MAX_PROPS_BYTES
+    with pytest.raises(Refused) as caught:
+        stamped(RawEvent(event="x", props=msgspec.Raw(packed)))
+    assert (caught.value.reason, caught.value.field) == ("too_long", "$.props")
+
+
+def test_props_without_personal_data_keep_their_bytes() -> None:
+    sent = b'{ "k" : 1.50 }'
+    assert bytes(event(RawEvent(event="x", props=msgspec.Raw(sent))).props) == sent
