@@ -91,6 +91,9 @@ class Load(_Section):
     block_bytes: int = Field(16 << 20, ge=1 << 16, description="Bytes of one insert.")
     interval_s: float = Field(1.0, ge=0.05, le=60, description="Shortest time between two inserts of a partition.")
     max_bad_ratio: float = Field(0.5, ge=0, le=1, description="Share of bad records in a block above which load stops.")
+    positions_from_ms: int = Field(
+        0, ge=0, description="After a log was recreated: rows received before (ms since 1970) belong to the old one."
+    )
     bad_ratio_min_records: int = Field(20, ge=1, description="Blocks smaller than this never stop the load.")
     ops_port: int = Field(9081, ge=1, le=65_535, description="/readyz and /metrics of load.")
 

@@ -13,7 +13,8 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from typing import Any, Final, Protocol, TypeVar
+from functools import partial
+from typing import Any, Final, TypeVar
 
 from msgspec import Struct
 
@@ -22,6 +23,8 @@ from pinstream.errors import Fatal, Fenced, PositionLost, Retryable, WarehouseAw
 from pinstream.eventlog.contract import Bounds, Consumer, Intent, Log, Partition, Position, Stored
 from pinstream.load import batch, deadletter
 from pinstream.settings import Load
+from pinstream.warehouse import queries, schema
+from pinstream.warehouse.client import Warehouse
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -31,22 +34,6 @@ TOPICS: Final = (event.EVENTS, event.ENGAGEMENTS, event.REJECTED)
 POLL_S: Final = 0.2
 RETRY_S: Final = (0.2, 0.5, 1.0, 2.0, 5.0)
 """Pauses between tries while ClickHouse or the log is away; the last one repeats."""
-
-
-class Target(Protocol):
-    """Where blocks go: ClickHouse's tables, one per topic, and one for dead letters."""
-
-    rollup_version: int
-    """Version of the materialized views that a new block is meant for."""
-
-    async def insert(self, topic: str, rows: bytes, *, token: str) -> None:
-        """Apply `rows` to the topic's table and its views, once per token."""
-
-    async def insert_dead(self, rows: bytes, *, token: str) -> None:
-        """Apply `rows` to `rejected`, once per token."""
-
-    async def newest(self, partition: Partition) -> int | None:
-        """The highest offset of the partition that is in ClickHouse, dead letters included."""
 
 
 class Lane(Struct):
@@ -65,14 +52,14 @@ class Loader:
     def __init__(
         self,
         log: Log,
-        target: Target,
+        warehouse: Warehouse,
         settings: Load,
         secret: bytes,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`secret` keys the hashes of dead letters; `clock` counts seconds."""
         self._log = log
-        self._target = target
+        self._warehouse = warehouse
         self._settings = settings
         self._secret = secret
         self._clock = clock
@@ -131,12 +118,12 @@ class Loader:
 
     async def _take_over(self, consumer: Consumer) -> None:
         """Throw away what is buffered, read positions and intents afresh, continue there."""
-        self._generation = generation = consumer.generation
+        generation = consumer.generation
         self._lanes.clear()
         for partition in sorted(consumer.assignment()):
             position = await consumer.position(partition)
             bounds = await consumer.bounds(partition)
-            newest = await self._patiently(consumer, lambda p=partition: self._target.newest(p))  # type: ignore[misc]
+            newest = await self._patiently(consumer, partial(self._newest, partition))
             if consumer.generation != generation:
                 return
             start = starting_offset(partition, position, bounds, newest)
@@ -144,6 +131,7 @@ class Loader:
             pending = batch.Pending(max_rows=self._settings.block_rows, max_bytes=self._settings.block_bytes)
             self._lanes[partition] = Lane(pending=pending, replay=position.intent)
             logger.info("Loading %s/%d from offset %d", partition.topic, partition.number, start)
+        self._generation = generation
 
     # --- one block -----------------------------------------------------------------------------------
 
@@ -162,9 +150,7 @@ class Loader:
             metrics.REPLAYED.inc()
         else:
             records = lane.pending.take()
-            intent = Intent(
-                last=records[-1].offset, rollup_version=self._target.rollup_version, format=deadletter.FORMAT
-            )
+            intent = Intent(last=records[-1].offset, rollup_version=schema.ROLLUP_VERSION, format=deadletter.FORMAT)
         block = batch.build(partition, records, intent, self._secret)
         if not lane.replay:
             self._refuse_a_bad_deploy(partition, block)
@@ -191,10 +177,17 @@ class Loader:
             )
 
     async def _insert(self, consumer: Consumer, partition: Partition, block: batch.Block) -> None:
-        if block.good:
-            await self._patiently(consumer, lambda: self._target.insert(partition.topic, block.rows, token=block.token))
-        if block.bad:
-            await self._patiently(consumer, lambda: self._target.insert_dead(block.dead, token=block.token))
+        for table, body in ((schema.TABLE_OF_TOPIC[partition.topic], block.rows), ("rejected", block.dead)):
+            if body:
+                columns = schema.insert_columns(table)
+                await self._patiently(
+                    consumer, partial(self._warehouse.insert, table, columns, body, token=block.token)
+                )
+
+    async def _newest(self, partition: Partition) -> int | None:
+        query = queries.max_offset(partition.topic, partition.number, since_ms=self._settings.positions_from_ms)
+        newest: int | None = (await query.rows(self._warehouse))[0]["newest"]
+        return newest
 
     async def _patiently(self, consumer: Consumer, act: Callable[[], Awaitable[T]]) -> T:
         """Do it until it succeeds; meanwhile keep polling, with everything paused, to stay in the group."""

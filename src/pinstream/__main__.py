@@ -1,0 +1,5 @@
+"""`python -m pinstream`."""
+
+from pinstream.cli import main
+
+main()

@@ -1,0 +1,470 @@
+"""The command line. Nobody imports this module; what it needs it imports late, so that `--help` is quick.
+
+Exit codes: 0 done, 1 a fault (the message says what to do), 2 the command itself was wrong.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import structlog
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from pinstream import __version__
+from pinstream import settings as settings_module
+from pinstream.errors import PinstreamError
+from pinstream.settings import Settings
+from pinstream.supervisor import supervised, until_signalled
+
+app = typer.Typer(no_args_is_help=True, add_completion=True, rich_markup_mode=None, pretty_exceptions_enable=False)
+config = typer.Typer(no_args_is_help=True, help="Show the settings in force, or a documented sample file.")
+sites = typer.Typer(no_args_is_help=True, help="Shops: tag ids and allowed origins.")
+keys = typer.Typer(no_args_is_help=True, help="API keys for servers that send engagements.")
+audiences = typer.Typer(no_args_is_help=True, help="Audiences: list, preview, connect, sync.")
+for name, group in (("config", config), ("sites", sites), ("keys", keys), ("audiences", audiences)):
+    app.add_typer(group, name=name)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+
+
+def main() -> None:
+    """Entry point of the `pinstream` program."""
+    try:
+        app()
+    except PinstreamError as exc:
+        print(f"pinstream: {exc}", file=sys.stderr)
+        sys.exit(1)
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    ctx: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and end.")] = False,
+) -> None:
+    """What happens in a shop becomes Pinterest audiences, on your own server."""
+    if version:
+        print(__version__)
+        raise typer.Exit
+
+
+# --- in common -----------------------------------------------------------------------------------
+
+
+def _settings() -> Settings:
+    loaded = settings_module.load()
+    _log_to_stderr(loaded.log_format)
+    return loaded
+
+
+def _log_to_stderr(style: Literal["text", "json"]) -> None:
+    shared: list[Any] = [structlog.stdlib.add_log_level, structlog.stdlib.add_logger_name]
+    if style == "json":
+        stamp = structlog.processors.TimeStamper(fmt="iso", utc=True)
+        renderer: Any = structlog.processors.JSONRenderer()
+    else:
+        stamp = structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False)
+        renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=0)
+    formatter = structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=[*shared, stamp],
+        processors=[
+            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+    )
+    handler = logging.StreamHandler()
+    handler.setFormatter(formatter)
+    logging.basicConfig(handlers=[handler], level=logging.INFO, force=True)
+    for noisy in ("httpx", "httpcore", "aiokafka", "alembic", "uvicorn.error", "clickhouse_connect"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+def _run(serve: Callable[[asyncio.Event], Awaitable[None]]) -> None:
+    """Run a role until SIGTERM or SIGINT."""
+    with asyncio.Runner(loop_factory=_loop) as runner:
+        runner.run(until_signalled(serve))
+
+
+def _loop() -> asyncio.AbstractEventLoop:
+    import uvloop  # not needed for --help
+
+    return uvloop.new_event_loop()
+
+
+def _print(rows: list[dict[str, Any]], as_json: bool) -> None:
+    """A list of things: JSON for programs, a table for people."""
+    if as_json:
+        print(json.dumps(rows, default=str))
+        return
+    if not rows:
+        print("none")
+        return
+    table = Table(*rows[0])
+    for row in rows:
+        table.add_row(*(str(value) for value in row.values()))
+    Console().print(table)
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+@contextmanager
+def _store() -> Iterator[Any]:
+    from pinstream.state.store import Store
+
+    store = Store.open(_settings().state_url)
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+# --- config --------------------------------------------------------------------------------------
+
+
+@config.command("show")
+def config_show(as_json: AsJson = False) -> None:
+    """The settings in force, secrets masked."""
+    shown = settings_module.shown(_settings())
+    if as_json:
+        print(json.dumps(shown))
+        return
+    for section, value in shown.items():
+        for key, inner in value.items() if isinstance(value, dict) else [("", value)]:
+            print(f"{section}{'.' if key else ''}{key} = {json.dumps(inner)}")
+
+
+@config.command("sample")
+def config_sample() -> None:
+    """A TOML file with every setting, its meaning and its default."""
+    print(settings_module.sample(), end="")
+
+
+# --- sites and keys ------------------------------------------------------------------------------
+
+
+@sites.command("list")
+def sites_list(as_json: AsJson = False) -> None:
+    """All sites."""
+    with _store() as store:
+        _print([_plain(site) for site in store.sites()], as_json)
+
+
+@sites.command("add")
+def sites_add(
+    tag_id: Annotated[str, typer.Option(help="What the tag sends as its id.")],
+    origin: Annotated[list[str], typer.Option(help="An allowed origin, such as https://www.shop.example; repeat it.")],
+    name: Annotated[str, typer.Option(help="The shop's name.")] = "",
+    currency: Annotated[str, typer.Option(help="Assumed where an event names none.")] = "",
+    cookie_domain: Annotated[str, typer.Option(help="Domain of the visitor cookie; default: the setting host.")] = "",
+    phone_region: Annotated[str, typer.Option(help="Region of phone numbers without a country code, such as DE.")] = "",
+    consent_default: Annotated[str, typer.Option(help="unknown, yes or no: where nobody said anything.")] = "unknown",
+    null_origin: Annotated[bool, typer.Option("--null-origin", help="Take events of sandboxes.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Create a site."""
+    import msgspec
+
+    from pinstream.state.snapshot import Site
+
+    values = {
+        "id": 0,
+        "tag_id": tag_id,
+        "origins": tuple(origin),
+        "name": name or tag_id,
+        "currency": currency,
+        "cookie_domain": cookie_domain,
+        "phone_region": phone_region,
+        "consent_default": consent_default,
+        "allow_null_origin": null_origin,
+    }
+    try:
+        site = msgspec.convert(values, Site)
+    except msgspec.ValidationError as exc:
+        raise typer.BadParameter(str(exc)) from exc
+    with _store() as store:
+        _print([_plain(store.add_site(site, now_ms=_now_ms()))], as_json)
+
+
+@sites.command("origins")
+def sites_origins(tag_id: str, origin: list[str], as_json: AsJson = False) -> None:
+    """Replace a site's allowed origins."""
+    with _store() as store:
+        _print([_plain(store.set_origins(tag_id, origin))], as_json)
+
+
+@keys.command("create")
+def keys_create(
+    site: Annotated[str, typer.Option(help="Tag id of the site; default: every site.")] = "",
+    label: Annotated[str, typer.Option(help="What it is for.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Make an API key. It is shown once."""
+    with _store() as store:
+        site_id = store.site(site).id if site else None
+        key = store.create_key(site_id=site_id, label=label, now_ms=_now_ms())
+    print(json.dumps({"key": key}) if as_json else key)
+
+
+@keys.command("list")
+def keys_list(as_json: AsJson = False) -> None:
+    """All keys, without the keys."""
+    with _store() as store:
+        _print([_plain(key) for key in store.keys()], as_json)  # noqa: SIM118
+
+
+@keys.command("revoke")
+def keys_revoke(prefix: str) -> None:
+    """Delete the key that begins with PREFIX; collect forgets it within half a minute."""
+    with _store() as store:
+        store.revoke_key(prefix)
+
+
+def _plain(value: Any) -> dict[str, Any]:
+    import msgspec
+
+    plain: dict[str, Any] = msgspec.to_builtins(value)
+    return plain
+
+
+# --- roles ---------------------------------------------------------------------------------------
+
+
+def _role(name: str) -> None:
+    from pinstream import roles
+
+    settings = _settings()
+    run = {"collect": roles.collect, "load": roles.load, "push": roles.push, "warehouse": roles.warehouse}[name]
+    _run(lambda stop: run(settings, stop))
+
+
+@app.command()
+def collect() -> None:
+    """Role: HTTP in, durable answer out."""
+    _role("collect")
+
+
+@app.command()
+def load(
+    reset_positions: Annotated[
+        bool,
+        typer.Option(
+            "--reset-positions",
+            help="Once, after a log was recreated: start behind what ClickHouse holds, or at the log's oldest record.",
+        ),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Role: log to ClickHouse, exactly once."""
+    if not reset_positions:
+        _role("load")
+        return
+    from pinstream import roles
+
+    _print(asyncio.run(roles.reset_positions(_settings())), as_json)
+
+
+@app.command()
+def push() -> None:
+    """Role: audiences to Pinterest."""
+    _role("push")
+
+
+@app.command()
+def warehouse() -> None:
+    """Role: the embedded ClickHouse engine behind ClickHouse's HTTP interface."""
+    _role("warehouse")
+
+
+@app.command()
+def up() -> None:
+    """All roles on this machine, under one process; what dies is started again."""
+    from pinstream import roles
+
+    settings = _settings()
+
+    async def serve(stop: asyncio.Event) -> None:
+        async with supervised(roles.programs(settings), _prefixed):
+            _prefixed("up", f"takes events at http://{settings.collect.host}:{settings.collect.port}/p/i")
+            _prefixed("up", f"ClickHouse at {settings.warehouse.url}, metrics at port {settings.collect.ops_port}")
+            await stop.wait()
+            _prefixed("up", "stopping: collect first, the warehouse last")
+
+    _run(serve)
+
+
+_COLOURS = {"collect": "green", "load": "cyan", "push": "magenta", "warehouse": "yellow", "pinterest": "red"}
+
+
+def _prefixed(name: str, line: str) -> None:
+    """One line of a process, under its name."""
+    Console(stderr=True, highlight=False, soft_wrap=True).print(
+        f"[{_COLOURS.get(name, 'blue')}]{name:>9}[/] {escape(line)}"
+    )
+
+
+@app.command()
+def demo(
+    seconds: Annotated[float | None, typer.Option("--for", help="End by itself after this many seconds.")] = None,
+    events_per_s: Annotated[float, typer.Option(help="What the synthetic shoppers send.", min=1, max=500)] = 50,
+    data_dir: Annotated[Path | None, typer.Option(help="Keep everything here.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the shoppers' dice; default: another each time.")] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Show the processes' own log lines.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """A shop, its shoppers, the whole pipeline and a fake Pinterest, on this machine and on embedded engines."""
+    from pinstream.demo import run
+
+    _log_to_stderr("text")
+    options = run.Options(seconds=seconds, events_per_s=events_per_s, data_dir=data_dir, seed=seed, verbose=verbose)
+    outcome: list[run.Summary] = []
+
+    async def serve(stop: asyncio.Event) -> None:
+        outcome.append(await run.demo(options, stop, _prefixed))
+
+    _run(serve)
+    if as_json:
+        print(json.dumps(_plain(outcome[0])))
+    if not outcome[0].holds:
+        raise typer.Exit(1)
+
+
+# --- the operator's tools ------------------------------------------------------------------------
+
+
+@app.command()
+def migrate(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would run.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Bring ClickHouse's schema and the state database up to date."""
+    from pinstream import roles
+
+    steps = asyncio.run(roles.migrate_all(_settings(), dry_run=dry_run))
+    if as_json:
+        print(json.dumps([_plain(step) for step in steps]))
+        return
+    for step in steps:
+        print(f"{step.number:04d} {step.name}: {step.state}")
+        if dry_run and step.state == "pending":
+            print("\n".join(f"    {line}" for statement in step.statements for line in f"{statement};".splitlines()))
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Name what is wrong with this set-up, and the fix. Exit code 1 if anything is."""
+    from pinstream import doctor as examination
+
+    try:
+        findings = asyncio.run(examination.examine(_settings()))
+    except PinstreamError as exc:
+        findings = [examination.fault("settings", exc)]
+    if as_json:
+        print(json.dumps([_plain(finding) for finding in findings]))
+    else:
+        for finding in findings:
+            mark = {"ok": "[green]ok[/]   ", "note": "[yellow]note[/] ", "fault": "[red]FAULT[/]"}[finding.verdict]
+            console = Console(highlight=False, soft_wrap=True)
+            console.print(f"{mark} {finding.check}: {escape(finding.seen)}")
+            if finding.fix:
+                console.print(f"      -> {escape(finding.fix)}")
+    if any(finding.verdict == "fault" for finding in findings):
+        raise typer.Exit(1)
+
+
+@app.command()
+def sql(
+    query: str,
+    as_json: AsJson = False,
+) -> None:
+    """Ask ClickHouse one question."""
+    from pinstream import roles
+
+    async def ask() -> list[dict[str, Any]]:
+        async with roles.open_warehouse(_settings()) as clickhouse:
+            return await clickhouse.select(query)
+
+    _print(asyncio.run(ask()), as_json)
+
+
+# --- audiences -----------------------------------------------------------------------------------
+
+
+@audiences.command("list")
+def audiences_list(as_json: AsJson = False) -> None:
+    """All audiences, and how their connection to Pinterest is."""
+    with _store() as store:
+        links = {link.audience_id: link for link in store.connections()}
+        rows = [
+            {
+                "id": audience.id,
+                "site_id": audience.site_id,
+                "name": audience.name,
+                "enabled": audience.enabled,
+                "connection": links[audience.id].state if audience.id in links else "-",
+                "detail": links[audience.id].detail if audience.id in links else "",
+            }
+            for audience in store.audiences()
+        ]
+    _print(rows, as_json)
+
+
+@audiences.command("add")
+def audiences_add(
+    site: Annotated[str, typer.Option(help="Tag id of the site.")],
+    template: Annotated[str, typer.Option(help="cart_abandoned")] = "cart_abandoned",
+    name: Annotated[str, typer.Option(help="Its name; default: the template's.")] = "",
+    within_days: Annotated[int, typer.Option(help="Window in days.", min=1, max=540)] = 7,
+    quiet_for_min: Annotated[int, typer.Option(help="Not counting who was active in the last minutes.", min=0)] = 60,
+    ad_account: Annotated[str, typer.Option(help="Connect it to this ad account; default: the settings'.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Create an audience from a template and, if an ad account is known, connect it to Pinterest."""
+    from pinstream.audiences import templates
+    from pinstream.audiences.rule import to_json
+
+    if template != "cart_abandoned":
+        raise typer.BadParameter("There is one template so far: cart_abandoned.")
+    rule = templates.cart_abandoned(within_days=within_days, quiet_for_min=quiet_for_min)
+    account = ad_account or _settings().pinterest.ad_account_id
+    with _store() as store:
+        audience = store.add_audience(
+            site_id=store.site(site).id, name=name or template, rule=to_json(rule), now_ms=_now_ms()
+        )
+        if account:
+            store.connect(audience_id=audience.id, ad_account_id=account, now_ms=_now_ms())
+    _print([_plain(audience)], as_json)
+
+
+@audiences.command("preview")
+def audiences_preview(audience_id: int, as_json: AsJson = False) -> None:
+    """How many people are in it now."""
+    from pinstream import roles
+
+    _print([asyncio.run(roles.preview(_settings(), audience_id))], as_json)
+
+
+@audiences.command("sync")
+def audiences_sync(
+    audience_id: int,
+    confirm_removals: Annotated[
+        bool, typer.Option("--confirm-removals", help="Allow this sync to remove any number of members.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make Pinterest's list equal to the audience now."""
+    from pinstream import roles
+
+    _print([asyncio.run(roles.sync_now(_settings(), audience_id, confirm_removals=confirm_removals))], as_json)

@@ -1,0 +1,215 @@
+"""Settings -> resources -> one role. Each function runs its role until `stop` is set, then ends in order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import msgspec
+
+from pinstream import ops
+from pinstream.audiences import compile, rule
+from pinstream.collect import server as collect_server
+from pinstream.errors import Misconfigured, Refused, StateError, WarehouseAway
+from pinstream.eventlog.contract import Consumer, Log, Partition
+from pinstream.eventlog.journal import JournalLog
+from pinstream.eventlog.kafka import KafkaLog
+from pinstream.load.loop import GROUP, TOPICS, Loader
+from pinstream.pinterest.client import Client
+from pinstream.push import sync
+from pinstream.settings import Settings
+from pinstream.state.snapshot import Snapshot
+from pinstream.state.store import Audience, Store
+from pinstream.supervisor import Program
+from pinstream.warehouse import migrate, queries
+from pinstream.warehouse.client import Warehouse, password
+
+logger = logging.getLogger(__name__)
+
+
+def now_ms() -> int:
+    """This machine's clock."""
+    return time.time_ns() // 1_000_000
+
+
+def open_log(settings: Settings) -> Log:
+    """The log that the settings name; nothing is asked of it yet."""
+    if settings.log.kind == "kafka":
+        return KafkaLog(settings.log)
+    return JournalLog(settings.journal_dir, settings.log)
+
+
+@asynccontextmanager
+async def open_store(settings: Settings) -> AsyncIterator[Store]:
+    """The state database, its schema up to date, and the first site of the settings in it."""
+    store = await asyncio.to_thread(Store.open, settings.state_url)
+    try:
+        await asyncio.to_thread(store.ensure_first_site, settings.site, now_ms=now_ms())
+        yield store
+    finally:
+        await asyncio.to_thread(store.close)
+
+
+@asynccontextmanager
+async def open_warehouse(settings: Settings) -> AsyncIterator[Warehouse]:
+    """The client of ClickHouse; it connects when first asked something."""
+    warehouse = Warehouse.open(settings.warehouse, password=password(settings))
+    try:
+        yield warehouse
+    finally:
+        await warehouse.aclose()
+
+
+async def collect(settings: Settings, stop: asyncio.Event) -> None:
+    """HTTP in, durable answer out."""
+
+    store: Store | None = None
+
+    def read_snapshot() -> Snapshot:
+        nonlocal store
+        store = store or Store.open(settings.state_url)
+        store.ensure_first_site(settings.site, now_ms=now_ms())
+        return store.snapshot(now_ms())
+
+    await collect_server.serve(settings, open_log(settings), read_snapshot, stop)
+
+
+async def load(settings: Settings, stop: asyncio.Event) -> None:
+    """Log -> ClickHouse, exactly once. On embedded engines this role also brings the schema up to date."""
+    async with open_store(settings) as store, open_warehouse(settings) as warehouse:
+        secret = await asyncio.to_thread(store.secret, "payload_hash")
+        loader = Loader(open_log(settings), warehouse, settings.load, secret)
+        async with ops.serve("127.0.0.1", settings.load.ops_port, loader.ready):
+            await _schema_ready(settings, warehouse, stop)
+            await loader.run(stop)
+
+
+async def _schema_ready(settings: Settings, warehouse: Warehouse, stop: asyncio.Event) -> None:
+    """Wait until ClickHouse answers with this program's schema. Raises SchemaBehind where it is not ours to change."""
+    while not stop.is_set():
+        try:
+            if settings.warehouse.mode == "embedded":
+                await migrate.migrate(warehouse, settings.warehouse)
+            await migrate.check(warehouse)
+        except WarehouseAway as exc:
+            logger.warning("%s Waiting.", exc)
+            await asyncio.sleep(1)
+        else:
+            return
+
+
+async def push(settings: Settings, stop: asyncio.Event) -> None:
+    """Audiences -> Pinterest."""
+    if not settings.pinterest.ad_account_id:
+        raise Misconfigured("pinterest.ad_account_id is empty: there is nothing to push to.")
+    async with open_store(settings) as store, open_warehouse(settings) as warehouse:
+        client = Client(settings.pinterest)
+        try:
+            async with ops.serve("127.0.0.1", settings.push.ops_port, warehouse.ping):
+                await sync.loop(settings, store, warehouse, client, stop)
+        finally:
+            await client.aclose()
+
+
+async def warehouse(settings: Settings, stop: asyncio.Event) -> None:
+    """The embedded ClickHouse engine behind ClickHouse's HTTP interface."""
+    from pinstream.warehouse import embedded  # the engine takes 200 MB: only this role pays
+
+    async with embedded.running(settings):
+        await stop.wait()
+
+
+def programs(settings: Settings) -> list[Program]:
+    """The processes of `up`, in the order of starting."""
+    found = []
+    if settings.warehouse.mode == "embedded":
+        found.append(program("warehouse", ready_url=f"{settings.warehouse.url}/ping"))
+    found.append(program("load", ready_url=f"http://127.0.0.1:{settings.load.ops_port}/readyz"))
+    if settings.pinterest.ad_account_id:
+        found.append(program("push", ready_url=f"http://127.0.0.1:{settings.push.ops_port}/readyz"))
+    found.append(program("collect", ready_url=f"http://{settings.collect.ops_host}:{settings.collect.ops_port}/readyz"))
+    return found
+
+
+def program(role: str, *, ready_url: str = "") -> Program:
+    """One role as a process of its own."""
+    return Program(role, (sys.executable, "-m", "pinstream", role), ready_url=ready_url)
+
+
+# --- one-off tasks -------------------------------------------------------------------------------
+
+
+async def migrate_all(settings: Settings, *, dry_run: bool = False) -> list[migrate.Step]:
+    """Bring both databases up to date; gives ClickHouse's steps."""
+    if not dry_run:
+        async with open_store(settings):
+            pass
+    async with open_warehouse(settings) as warehouse:
+        return await migrate.migrate(warehouse, settings.warehouse, dry_run=dry_run)
+
+
+async def members(warehouse: Warehouse, audience: Audience) -> set[str]:
+    """Who is in an audience now: SHA-256 hex of e-mails."""
+    query = compile.members(rule.from_json(audience.rule), site_id=audience.site_id, now_ms=now_ms())
+    rows = await warehouse.select(f"SELECT lower(hex(em)) AS em FROM ({query.sql})", query.params)  # noqa: S608
+    return {row["em"] for row in rows}
+
+
+async def preview(settings: Settings, audience_id: int) -> dict[str, object]:
+    """An audience's size now."""
+    async with open_store(settings) as store, open_warehouse(settings) as warehouse:
+        audience = await asyncio.to_thread(store.audience, audience_id)
+        query = compile.count(compile.members(rule.from_json(audience.rule), site_id=audience.site_id, now_ms=now_ms()))
+        rows = await warehouse.select(query.sql, query.params)
+    return {"id": audience.id, "name": audience.name, "size": rows[0]["n"]}
+
+
+async def sync_now(settings: Settings, audience_id: int, *, confirm_removals: bool = False) -> dict[str, object]:
+    """One sync of an audience's connection, now. Raises Refused if it is not connected."""
+    async with open_store(settings) as store, open_warehouse(settings) as warehouse:
+        links = await asyncio.to_thread(store.connections)
+        link = next((link for link in links if link.audience_id == audience_id), None)
+        if link is None:
+            raise Refused("bad_value", f"Audience {audience_id} is not connected to Pinterest.")
+        if confirm_removals:
+            await asyncio.to_thread(store.set_connection, link.id, removals_confirmed=True)
+        client = Client(settings.pinterest)
+        try:
+            run = await sync.sync(sync.Parts(store, warehouse, client, settings.push), link.id)
+        finally:
+            await client.aclose()
+    if run is None:
+        raise StateError("Another process is syncing this audience right now.")
+    outcome: dict[str, object] = msgspec.to_builtins(run)
+    return outcome
+
+
+async def reset_positions(settings: Settings) -> list[dict[str, object]]:
+    """Let `load` go on after a log was recreated: behind what ClickHouse holds of it, else at its oldest record.
+
+    Raises:
+        Fenced: another loader runs; stop it first.
+    """
+    async with open_warehouse(settings) as warehouse:
+        consumer = await open_log(settings).consumer(GROUP, TOPICS)
+        try:
+            while not consumer.assignment():
+                await consumer.poll(timeout_s=0.5, max_records=1)
+            return [await _reset(consumer, partition, warehouse) for partition in sorted(consumer.assignment())]
+        finally:
+            await consumer.aclose()
+
+
+async def _reset(consumer: Consumer, partition: Partition, warehouse: Warehouse) -> dict[str, object]:
+    bounds = await consumer.bounds(partition)
+    newest = (await queries.max_offset(partition.topic, partition.number).rows(warehouse))[0]["newest"]
+    behind = -1 if newest is None else newest
+    offset = behind + 1 if bounds.first <= behind + 1 <= bounds.end else bounds.first
+    consumer.seek(partition, offset)
+    await consumer.commit(partition, offset, None)
+    hint = f"set load.positions_from_ms = {now_ms()}" if behind >= offset else ""
+    return {"topic": partition.topic, "partition": partition.number, "offset": offset, "newest": newest, "then": hint}
