@@ -20,6 +20,7 @@ from msgspec import Struct
 from pinstream import roles, serving
 from pinstream import settings as settings_module
 from pinstream.audiences import templates
+from pinstream.audiences.rule import to_json
 from pinstream.demo.shop import app as shop
 from pinstream.errors import SetupFault
 from pinstream.pinterest.fake import AD_ACCOUNT_ID
@@ -45,6 +46,7 @@ snapshot_refresh_s = 2
 
 [warehouse]
 url = "http://127.0.0.1:{clickhouse}"
+password = "demo"
 
 [load]
 ops_port = {load_ops}
@@ -169,12 +171,12 @@ def _seed(store: Store, shop_url: str) -> tuple[Site, int]:
         if audience.name == AUDIENCE:
             return site, audience.id
     rule = templates.cart_abandoned(within_days=7, quiet_for_min=0)
-    audience = store.add_audience(site_id=site.id, name=AUDIENCE, rule=rule.to_json(), now_ms=roles.now_ms())
+    audience = store.add_audience(site_id=site.id, name=AUDIENCE, rule=to_json(rule), now_ms=roles.now_ms())
     store.connect(audience_id=audience.id, ad_account_id=AD_ACCOUNT_ID, now_ms=roles.now_ms())
     return site, audience.id
 
 
 def _fake_pinterest(port: int, data_dir: Path) -> Program:
-    state = str(data_dir.absolute() / "fake-pinterest.json")
+    state = str(data_dir.absolute() / "fake-pinterest.db")
     argv = (sys.executable, "-m", "pinstream.pinterest.fake", "--port", str(port), "--state", state)
     return Program("pinterest", argv, ready_url=f"http://127.0.0.1:{port}/_fake/lists")
