@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests.browser_fixtures import chromium, open_page, page
 from tests.fake_pinterest import fake_pinterest, fake_pinterest_server
+from tests.kafka_broker import kafka, kafka_cluster, private_kafka
 from tests.warehouse_server import fresh_database, warehouse, warehouse_server, warehouse_settings
 
 __all__ = [
@@ -11,8 +12,11 @@ __all__ = [
     "fake_pinterest",
     "fake_pinterest_server",
     "fresh_database",
+    "kafka",
+    "kafka_cluster",
     "open_page",
     "page",
+    "private_kafka",
     "warehouse",
     "warehouse_server",
     "warehouse_settings",

@@ -72,10 +72,12 @@ class LogError(PinstreamError):
 
 
 class Retryable(LogError):
-    """None of the records is in the log. The same records may be offered again."""
+    """The records are not in the log. The same may be offered again."""
 
     reason = "log_away"
     retryable = True
+    records: Sequence[Any] | None = None
+    """Where an append was taken in part: those that are not in the log (the same objects). None: all of them."""
 
 
 class Uncertain(LogError):
@@ -84,7 +86,11 @@ class Uncertain(LogError):
     reason = "log_uncertain"
 
     def __init__(self, detail: str, records: Sequence[Any], settled: Future[bool]) -> None:
-        """`settled` resolves to True once the records are known to be in the log, False if known not to be."""
+        """`records`: those not known to be in the log; any others of the same append are.
+
+        `settled` resolves to True once all of them are in the log, to False once that can no longer be learnt or
+        one is known not to be: offer them again then, equal event ids count once.
+        """
         super().__init__(detail)
         self.records = records
         self.settled = settled
