@@ -22,7 +22,7 @@ export async function identifier(key: Identifier, raw: unknown): Promise<string>
   let text = String(raw).trim().toLowerCase();
   if (/^[0-9a-f]{64}$/.test(text)) return text;
   if (key === "em") text = /^[^@]+@[^@]+\.[^@]+$/.test(text) ? text.replace(/\s/g, "") : "";
-  if (key === "ph") text = /^(\+|00)/.test(text) ? text.replace(/\D/g, "").replace(/^0+/, "") : "";
+  if (key === "ph") text = /^(\+|00)/.test(text) ? text.replace(/\(0\)|\D/g, "").replace(/^0+/, "") : "";
   if (key === "ge") text = text.slice(0, 1);
   if (BARE.includes(key)) text = text.replace(/[^\p{L}\p{N}]/gu, "");
   return text && page.digest ? hex(new Uint8Array(await page.digest(new TextEncoder().encode(text)))) : text;

@@ -410,7 +410,9 @@ async def shop(
     pace = _Pace(events_per_s)
     jar = CookieJar(DefaultCookiePolicy(allowed_domains=()))  # each device keeps its own cookie
     limits = httpx.Limits(max_connections=WORKERS, max_keepalive_connections=WORKERS)
-    async with httpx.AsyncClient(base_url=collector_url, cookies=jar, limits=limits, timeout=TIMEOUT_S) as client:
+    async with httpx.AsyncClient(
+        base_url=collector_url, cookies=jar, limits=limits, timeout=TIMEOUT_S, trust_env=False
+    ) as client:
         sender = _Sender(client, site, origin, dice, ledger)
         closes_s = time.monotonic() + seconds
         workers = [asyncio.create_task(_worker(people, pace, sender, closes_s)) for _ in range(WORKERS)]

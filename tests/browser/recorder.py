@@ -1,0 +1,133 @@
+"""A collector that only takes notes: what the tag sent, and how. And a site whose pages a test writes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from importlib.resources import files
+from typing import Any
+
+from msgspec import Struct
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+from starlette.routing import Route
+
+PATIENCE_S = 8.0
+TAG_ID = "demo"
+TAG_JS = files("pinstream.collect") / "static" / "tag.js"
+
+
+class Sent(Struct):
+    """One request of the tag."""
+
+    body: dict[str, Any]
+    headers: dict[str, str]
+
+    @property
+    def names(self) -> list[str]:
+        return [event["event"] for event in self.body["events"]]
+
+
+class Recorder:
+    """Answers as the collector does: CORS for any origin, the visitor's cookie, and the statuses a test asks for."""
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.sent: list[Sent] = []
+        self.methods: list[str] = []
+        self.statuses: list[int] = []
+        """The next answers; when they are used up, 204."""
+        self.sets_cookie = False
+
+    def app(self) -> Starlette:
+        return Starlette(
+            routes=[
+                Route("/tag.js", self._tag),
+                Route("/p/i", self._take, methods=["GET", "POST", "OPTIONS"]),
+            ]
+        )
+
+    async def _tag(self, request: Request) -> Response:
+        return Response(TAG_JS.read_bytes(), media_type="text/javascript")
+
+    async def _take(self, request: Request) -> Response:
+        self.methods.append(request.method)
+        if request.method == "POST":
+            self.sent.append(Sent(json.loads(await request.body()), dict(request.headers)))
+        answer = Response(status_code=self.statuses.pop(0) if self.statuses else 204)
+        answer.headers["Access-Control-Allow-Origin"] = request.headers.get("origin", "*")
+        answer.headers["Access-Control-Allow-Credentials"] = "true"
+        answer.headers["Vary"] = "Origin"
+        if self.sets_cookie and request.method == "POST":
+            withdrawn = self.sent[-1].body["consent"] == "no"
+            visitor, age = ("", 0) if withdrawn else (self.sent[-1].body["visitor_id"], 390 * 86_400)
+            answer.headers["Set-Cookie"] = f"ps_vid={visitor}; Max-Age={age}; Path=/; SameSite=Lax; Secure"
+        return answer
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        """Every event sent, in the order of its time."""
+        return sorted((event for sent in self.sent for event in sent.body["events"]), key=lambda event: event["time"])
+
+    @property
+    def names(self) -> list[str]:
+        return [event["event"] for event in self.events]
+
+    async def until(self, *names: str) -> None:
+        """Wait until these events have come, in this order of their times, among others. Fails after PATIENCE_S."""
+        deadline = time.monotonic() + PATIENCE_S
+        while not _holds(self.names, names):
+            assert time.monotonic() < deadline, f"waited for {names}, got {self.names}"
+            await asyncio.sleep(0.02)
+
+    async def requests(self, count: int) -> list[Sent]:
+        """Wait for so many requests; they are all there are."""
+        deadline = time.monotonic() + PATIENCE_S
+        while len(self.sent) < count:
+            assert time.monotonic() < deadline, f"waited for {count} requests, got {len(self.sent)}"
+            await asyncio.sleep(0.02)
+        assert len(self.sent) == count
+        return self.sent
+
+    async def stays_silent(self, seconds: float = 1.5) -> None:
+        """Nothing (more) comes, for longer than the tag collects."""
+        before = len(self.sent)
+        await asyncio.sleep(seconds)
+        assert [sent.names for sent in self.sent[before:]] == []
+
+
+def _holds(got: list[str], wanted: tuple[str, ...]) -> bool:
+    rest = iter(got)
+    return all(name in rest for name in wanted)
+
+
+class Site:
+    """A storefront: `pages` maps a path to what stands in the page's head."""
+
+    def __init__(self, collector_url: str) -> None:
+        self.url = ""
+        self.collector_url = collector_url
+        self.pages: dict[str, str] = {"/": ""}
+
+    def app(self) -> Starlette:
+        return Starlette(routes=[Route("/{path:path}", self._page)])
+
+    async def _page(self, request: Request) -> Response:
+        head = self.pages.get(request.url.path, "")
+        return HTMLResponse(f"<!doctype html><title>Site</title><link rel=icon href=data:,><head>{head}</head>")
+
+    def tag(self, calls: str = "", *, load: bool = True) -> str:
+        """The stub of js/README.md, and then `calls`."""
+        first = f'pintrk("load", "{TAG_ID}");' if load else ""
+        return f"""<script>
+          !function (w, d) {{
+            if (w.pintrk) return;
+            var p = w.pintrk = function () {{ p.queue.push(arguments) }};
+            p.queue = []; p.version = "3.0";
+            var s = d.createElement("script"); s.async = 1; s.src = "{self.collector_url}/tag.js";
+            d.head.appendChild(s);
+          }}(window, document);
+          {first} {calls}
+        </script>"""
