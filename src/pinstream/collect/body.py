@@ -30,7 +30,7 @@ async def read(receive: Receive, content_length: str, timeout_s: float) -> bytes
     """
     try:
         async with asyncio.timeout(timeout_s):
-            if content_length.isdigit() and int(content_length[:20]) > MAX_BODY_BYTES:
+            if content_length.isascii() and content_length.isdigit() and int(content_length[:20]) > MAX_BODY_BYTES:
                 await _discard(receive)
                 raise _too_large()
             return await _read(receive)

@@ -84,7 +84,7 @@ def allows(site: Site, origin: str | None) -> bool:
 
 # --- crawlers --------------------------------------------------------------------------------------
 
-_OWN_PATTERNS: Final = ("[Pp]interest(?:bot)?/", "Pinterestbot")  # Pinterest's own, as its Magento module skips it
+_OWN_PATTERNS: Final = ("^Pinterest/", "Pinterestbot")  # its crawlers; `[Pinterest/iOS]` is a person in its app
 
 
 @lru_cache(maxsize=1)

@@ -129,8 +129,9 @@ def _phone(value: str, region: str) -> str:
 
 def _without_plus(value: str, region: str) -> phonenumbers.PhoneNumber | None:
     number = _parsed(f"+{value}", "") if region and value[:1] in "123456789" else None
-    own = number is not None and number.country_code == phonenumbers.country_code_for_region(region)
-    return number if own and phonenumbers.is_valid_number(number) else None
+    if number is None or number.country_code != phonenumbers.country_code_for_region(region):
+        return None
+    return number if phonenumbers.is_valid_number(number) else None
 
 
 def _parsed(value: str, region: str) -> phonenumbers.PhoneNumber | None:
