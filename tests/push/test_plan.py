@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pinstream.push.plan import Guard, chunks, hexes
+from pinstream.push.plan import Guard, chunks
 
 
 def people(count: int) -> bytes:
@@ -37,7 +37,8 @@ def test_a_key_changes_with_its_members() -> None:
 
 
 def test_members_become_pinterests_hex() -> None:
-    assert hexes(people(2)) == [hashlib.sha256(b"0").hexdigest(), hashlib.sha256(b"1").hexdigest()]
+    [chunk] = chunks(1, "ADD", 0, people(2), 9)
+    assert chunk.hexes() == [hashlib.sha256(b"0").hexdigest(), hashlib.sha256(b"1").hexdigest()]
 
 
 @pytest.mark.parametrize(

@@ -51,16 +51,16 @@ WITH
     SELECT em_to_external_id.em, by_external_id.visitor_id, by_external_id.shared
     FROM em_to_external_id
     INNER JOIN by_external_id ON em_to_external_id.external_id = by_external_id.external_id)
-SELECT device.em AS em
+SELECT toFixedString(device.em, 32) AS em
 FROM device
-INNER JOIN (SELECT * FROM visitor_profile FINAL WHERE site_id = {site:UInt32}) AS profile
+INNER JOIN (SELECT * EXCEPT (em, epik) FROM visitor_profile FINAL WHERE site_id = {site:UInt32}) AS profile
   ON device.visitor_id = profile.visitor_id
 GROUP BY device.em
 """
-"""One row a person; a HAVING follows. Columns of `profile` and `shared` are those of one device."""
+"""One row a person; a HAVING follows. Columns of `profile`, and `shared`, are those of one device."""
 
 _CONSENTS: Final = "maxIf(consent, consent.2 = 2 OR (consent.2 = 1 AND NOT shared)).2 = 1"
-_ERASED: Final = "em IN (SELECT id_value FROM erased WHERE site_id = {site:UInt32} AND id_type = 'em')"
+_ERASED: Final = "SELECT id_value FROM erased WHERE site_id = {site:UInt32} AND id_type = 'em'"
 
 
 class Query(Struct, frozen=True, kw_only=True):
@@ -76,19 +76,21 @@ def members(rule: Rule, *, site_id: int, now_ms: int) -> Query:
     wanted = [windows.did(condition) for condition in rule.all]
     unwanted = [f"NOT {windows.did(condition)}" for condition in rule.none]
     quiet = [windows.quiet(rule.quiet_for_min)] if rule.quiet_for_min else []
-    return _people([_CONSENTS, f"NOT {_ERASED}", *wanted, *unwanted, *quiet], windows.params, site_id, now_ms)
+    return _people(
+        [_CONSENTS, f"device.em NOT IN ({_ERASED})", *wanted, *unwanted, *quiet], windows.params, site_id, now_ms
+    )
 
 
 def withdrawn(*, site_id: int, now_ms: int) -> Query:
     """The people who must be in no audience: their latest word is not a yes, or they were erased."""
     asked = _people([f"NOT {_CONSENTS}"], {}, site_id, now_ms)
-    erased = "SELECT id_value AS em FROM erased WHERE site_id = {site:UInt32} AND id_type = 'em'"
-    return Query(sql=f"SELECT em FROM ({asked.sql}) UNION DISTINCT {erased}", params=asked.params)
+    erased = f"SELECT toFixedString(id_value, 32) AS em FROM ({_ERASED})"  # noqa: S608 - our text
+    return Query(sql=f"{asked.sql} UNION DISTINCT {erased}", params=asked.params)
 
 
 def count(query: Query) -> Query:
     """How many rows `query` has, as `n`."""
-    return Query(sql=f"SELECT count() AS n FROM ({query.sql})", params=query.params)
+    return Query(sql=f"SELECT count() AS n FROM ({query.sql})", params=query.params)  # noqa: S608 - our text
 
 
 def _people(having: Sequence[str], params: dict[str, Any], site_id: int, now_ms: int) -> Query:

@@ -1,0 +1,2 @@
+"""Audiences -> Pinterest: `plan.py` cuts a difference into calls (pure), `ledger.py` keeps what was sent,
+`sync.py` carries it out."""

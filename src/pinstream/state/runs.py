@@ -24,6 +24,8 @@ from pinstream.state.tables import CHUNK, CONNECTION, SYNC_RUN
 KEEP_MS: Final = 90 * 86_400_000
 """How long finished runs and their chunks (without members) are kept."""
 
+MEMBER_BYTES: Final = 32
+
 Operation = Literal["ADD", "REMOVE"]
 RunStatus = Literal["running", "done", "held", "failed", "interrupted"]
 ChunkStatus = Literal["planned", "sending", "acknowledged", "recorded", "refused"]
@@ -39,7 +41,12 @@ class PlannedChunk(Struct, frozen=True, kw_only=True):
     number: int
     operation: Operation
     members: bytes
-    """SHA-256 values, 32 bytes each, without separators."""
+    """SHA-256 values, MEMBER_BYTES each, without separators."""
+
+    def hexes(self) -> list[str]:
+        """The members as Pinterest and JSON take them: SHA-256 in lowercase hex."""
+        text = self.members.hex()
+        return [text[at : at + 2 * MEMBER_BYTES] for at in range(0, len(text), 2 * MEMBER_BYTES)]
 
 
 class Chunk(PlannedChunk, frozen=True, kw_only=True):
@@ -155,7 +162,7 @@ def plan(store: Store, connection_id: int, run_id: int, chunks: Sequence[Planned
     """Add chunks to a run, all or none."""
     fixed = {"connection_id": connection_id, "sync_run_id": run_id, "status": "planned", "detail": ""}
     rows = [
-        {**msgspec.structs.asdict(chunk), **fixed, "size": len(chunk.members) // 32, "acknowledged_ms": None}
+        {**msgspec.structs.asdict(chunk), **fixed, "size": len(chunk.members) // MEMBER_BYTES, "acknowledged_ms": None}
         for chunk in chunks
     ]
     if rows:

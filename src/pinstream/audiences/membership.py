@@ -1,0 +1,182 @@
+"""Who should be in an audience, who Pinterest has, and the difference: all worked out inside ClickHouse.
+
+`audience_desired` holds what a run wants, for as long as the run compares; `audience_member` what Pinterest has
+accepted, and is written after each accepted chunk only.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+import msgspec
+from msgspec import Struct
+
+from pinstream.audiences import compile
+from pinstream.audiences.compile import Query
+from pinstream.audiences.rule import Rule
+from pinstream.errors import WarehouseError
+from pinstream.state.runs import MEMBER_BYTES, Chunk, Operation, Run
+from pinstream.warehouse.client import Warehouse
+
+logger = logging.getLogger(__name__)
+
+CHUNKS_A_PAGE: Final = 50
+"""Of a difference, fetched at a time: bounds memory to a few MB."""
+
+_SIDES: Final = """
+SELECT em, groupBitOr(side) AS sides FROM (
+  SELECT em, toUInt8(1) AS side FROM audience_desired
+  WHERE site_id = {site:UInt32} AND audience_id = {audience:UInt32} AND run_id = {run:UInt64}
+  UNION ALL
+  SELECT em, toUInt8(2) AS side FROM audience_member FINAL
+  WHERE site_id = {site:UInt32} AND audience_id = {audience:UInt32} AND state = 1)
+GROUP BY em
+"""
+"""`sides`: 1 = wanted only, 2 = member only, 3 = both. A snapshot written twice changes nothing."""
+
+_SIDE: Final[dict[Operation, int]] = {"ADD": 1, "REMOVE": 2}
+
+
+class Target(Struct, frozen=True, kw_only=True):
+    """What a run works on."""
+
+    site_id: int
+    audience_id: int
+    run_id: int
+
+    def params(self) -> dict[str, Any]:
+        """Its ids, as bound parameters."""
+        return {"site": self.site_id, "audience": self.audience_id, "run": self.run_id}
+
+
+class Counts(Struct, frozen=True, kw_only=True):
+    """How wanted and actual members compare."""
+
+    desired: int
+    members: int
+    adds: int
+    removes: int
+
+
+async def preview(warehouse: Warehouse, rule: Rule, *, site_id: int, now_ms: int) -> int:
+    """How many people a rule means now."""
+    query = compile.count(compile.members(rule, site_id=site_id, now_ms=now_ms))
+    [row] = await warehouse.select(query.sql, query.params)
+    return int(row["n"])
+
+
+@asynccontextmanager
+async def desired(warehouse: Warehouse, target: Target, wanted: Query) -> AsyncIterator[None]:
+    """Keep the people of `wanted` in `audience_desired` while the block runs: one moment's answer for all its queries.
+
+    What killed runs of this audience left there is thrown away first.
+    """
+    await _drop_older(warehouse, target)
+    columns = "{site:UInt32} AS site_id, {audience:UInt32} AS audience_id, {run:UInt64} AS run_id, em"
+    sql = f"INSERT INTO audience_desired (site_id, audience_id, run_id, em) SELECT {columns} FROM ({wanted.sql})"  # noqa: S608 - constants of compile.py; values are bound
+    try:
+        await warehouse.command(sql, wanted.params | target.params())
+        yield
+    finally:
+        try:
+            await _drop(warehouse, target.audience_id, target.run_id)
+        except WarehouseError as exc:  # the next run throws it away
+            logger.warning("The snapshot of run %d stays for now: %s", target.run_id, exc)
+
+
+async def counts(warehouse: Warehouse, target: Target) -> Counts:
+    """Compare wanted and actual members."""
+    sql = (
+        "SELECT countIf(bitTest(sides, 0)) AS desired, countIf(bitTest(sides, 1)) AS members, "  # noqa: S608
+        f"countIf(sides = 1) AS adds, countIf(sides = 2) AS removes FROM ({_SIDES})"
+    )
+    [row] = await warehouse.select(sql, target.params())
+    return msgspec.convert(row, Counts)
+
+
+async def count_removes(warehouse: Warehouse, target: Target, *, only: Query) -> int:
+    """How many of the members to be removed are among `only`."""
+    sql = f"SELECT count() AS n FROM ({_SIDES} HAVING sides = 2) WHERE em IN ({only.sql})"  # noqa: S608
+    [row] = await warehouse.select(sql, target.params() | only.params)
+    return int(row["n"])
+
+
+async def difference(
+    warehouse: Warehouse, target: Target, operation: Operation, chunk_members: int, *, only: Query | None = None
+) -> AsyncIterator[bytes]:
+    """Whom to add, or to remove (`only` those of a query), in order, as pages of hashes of 32 bytes each.
+
+    Every page but the last holds a whole number of chunks.
+    """
+    limit = chunk_members * CHUNKS_A_PAGE
+    narrowed = f"AND em IN ({only.sql})" if only else ""
+    sql = (
+        f"SELECT em FROM ({_SIDES} HAVING sides = {{side:UInt8}}) "  # noqa: S608
+        f"WHERE em > toFixedString(unhex({{after:String}}), {MEMBER_BYTES}) {narrowed} "
+        "ORDER BY em LIMIT {limit:UInt32}"
+    )
+    params = target.params() | (only.params if only else {}) | {"side": _SIDE[operation], "limit": limit}
+    after = ""
+    while True:
+        page = await warehouse.select_bytes(sql, params | {"after": after}, "RowBinary")
+        if page:
+            yield page
+        if len(page) < limit * MEMBER_BYTES:
+            return
+        after = page[-MEMBER_BYTES:].hex()
+
+
+async def record(warehouse: Warehouse, target: Target, chunk: Chunk, acknowledged_ms: int) -> None:
+    """Write down that Pinterest has accepted a chunk. Any number of times has the effect of one."""
+    state = 1 if chunk.operation == "ADD" else 0
+    fixed = {
+        "site_id": target.site_id,
+        "audience_id": target.audience_id,
+        "state": state,
+        "op_at": str(acknowledged_ms),
+        "sync_id": chunk.sync_run_id,
+        "chunk_id": chunk.key,
+    }
+    rows = [fixed | {"em_hex": member} for member in chunk.hexes()]
+    await warehouse.insert("audience_member", list(rows[0]), _lines(rows), token=chunk.key)
+
+
+async def publish(warehouse: Warehouse, target: Target, run: Run) -> None:
+    """Copy a finished run to `audience_run`, with the size and a fingerprint of what is in now."""
+    sql = (
+        "SELECT count() AS fingerprint_members, groupBitXor(sipHash64(em)) AS fingerprint FROM audience_member FINAL "
+        "WHERE site_id = {site:UInt32} AND audience_id = {audience:UInt32} AND state = 1"
+    )
+    [found] = await warehouse.select(sql, target.params())
+    copied = ("connection_id", "status", "desired", "members", "adds", "removes", "held")
+    row = {
+        "site_id": target.site_id,
+        "audience_id": target.audience_id,
+        "run_id": run.id,
+        "started_at": str(run.started_ms),
+        "updated_at": str(run.finished_ms or run.started_ms),
+        "error": run.detail,
+        **{name: getattr(run, name) for name in copied},
+        **found,
+    }
+    await warehouse.insert("audience_run", list(row), _lines([row]), token=f"run{run.id}:{run.status}")
+
+
+def _lines(rows: Sequence[dict[str, Any]]) -> bytes:
+    return b"\n".join(map(msgspec.json.encode, rows))
+
+
+async def _drop_older(warehouse: Warehouse, target: Target) -> None:
+    sql = (
+        "SELECT DISTINCT run_id FROM audience_desired "
+        "WHERE site_id = {site:UInt32} AND audience_id = {audience:UInt32} AND run_id < {run:UInt64}"
+    )
+    for row in await warehouse.select(sql, target.params()):
+        await _drop(warehouse, target.audience_id, int(row["run_id"]))
+
+
+async def _drop(warehouse: Warehouse, audience_id: int, run_id: int) -> None:
+    await warehouse.command(f"ALTER TABLE audience_desired DROP PARTITION ({int(audience_id)}, {int(run_id)})")

@@ -1,0 +1,40 @@
+"""From a difference to the calls that carry it out. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+
+from msgspec import Struct
+
+from pinstream.state.runs import MEMBER_BYTES, Operation, PlannedChunk
+
+
+def chunks(run_id: int, operation: Operation, first: int, members: bytes, size: int) -> list[PlannedChunk]:
+    """Cut `members` (32 bytes each, in order) into chunks of `size`, numbered from `first`.
+
+    Equal arguments give equal keys, and a key belongs to exactly these members: run, number, operation, checksum.
+    """
+    step = size * MEMBER_BYTES
+    return [
+        _chunk(run_id, operation, first + index, members[at : at + step])
+        for index, at in enumerate(range(0, len(members), step))
+    ]
+
+
+def _chunk(run_id: int, operation: Operation, number: int, members: bytes) -> PlannedChunk:
+    checksum = hashlib.blake2b(members, digest_size=8).hexdigest()
+    key = f"run{run_id}:{number}:{operation}:{checksum}"
+    return PlannedChunk(key=key, number=number, operation=operation, members=members)
+
+
+class Guard(Struct, frozen=True, kw_only=True):
+    """When removals need a person's confirmation."""
+
+    max_ratio: float
+    """Share of the members that may go at once."""
+    min_members: int
+    """Smaller lists are never held back."""
+
+    def holds(self, *, members: int, removes: int) -> bool:
+        """Whether a run that removes `removes` of `members` must wait."""
+        return members >= self.min_members and removes > self.max_ratio * members

@@ -1,0 +1,335 @@
+"""One sync of one connection, and the loop that runs them when they are due.
+
+A sync first ends what a killed process left half done, then compares who should be in with who is recorded as
+in, and sends the difference, removals first. Every call to Pinterest is a chunk of the ledger, and the order of
+its steps is what makes a kill at any moment harmless:
+
+    planned -> sending -> (call Pinterest) -> acknowledged -> (write audience_member) -> recorded
+
+`sending` is sent again, which changes nothing where it had arrived: a list is a set. `acknowledged` is written
+again, which ClickHouse drops where it had arrived: the chunk's key is the deduplication token.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from pinstream import metrics
+from pinstream.audiences import compile, membership, rule
+from pinstream.audiences.compile import Query
+from pinstream.audiences.membership import Counts, Target
+from pinstream.errors import PinstreamError, PinterestRefused, RateLimited, StateError
+from pinstream.pinterest import audiences, lists
+from pinstream.pinterest.client import Client
+from pinstream.push import plan
+from pinstream.push.ledger import Ledger
+from pinstream.settings import Push, Settings
+from pinstream.state.runs import Chunk, Operation, Run
+from pinstream.state.store import Link, Store
+from pinstream.warehouse.client import Warehouse
+
+logger = logging.getLogger(__name__)
+
+LEASE_S: Final = 15.0
+"""A connection whose process died is taken over after this time."""
+POLL_S: Final = 2.0
+"""How soon a new connection is noticed."""
+STOP_S: Final = 10.0
+"""When told to stop, a sync gets so long to end its chunk."""
+FIRST_RETRY_S: Final = 1.0
+MAX_RETRY_S: Final = 300.0
+NO_ACCESS: Final = frozenset({401, 403})
+"""Statuses that say nothing about the call: it may have arrived when it was sent before."""
+
+
+def wall_ms() -> int:
+    """Milliseconds since 1970."""
+    return time.time_ns() // 1_000_000
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a sync works with."""
+
+    store: Store
+    warehouse: Warehouse
+    client: Client
+    config: Push
+    clock_ms: Callable[[], int] = wall_ms
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
+    """Once set, no further chunk is begun."""
+
+
+async def sync(parts: Parts, connection_id: int) -> Run | None:
+    """Run one sync now. None while another process works on the connection.
+
+    Raises:
+        PinterestError, WarehouseError, StateError: it broke off; the next sync goes on from there.
+        Refused: there is no such connection, or its audience's rule is not valid.
+    """
+    ledger = Ledger(parts.store, connection_id, parts.clock_ms)
+    owner = f"{os.getpid()}-{secrets.token_hex(8)}"
+    await ledger.connection()
+    if not await ledger.claim(owner, LEASE_S):
+        return None
+    task = asyncio.create_task(_Sync(parts, ledger).run(), name=f"sync {connection_id}")
+    try:
+        while not (await asyncio.wait([task], timeout=LEASE_S / 3))[0]:
+            if not await ledger.claim(owner, LEASE_S):
+                raise StateError(f"Another process took connection {connection_id} over.")
+        return task.result()
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+        with contextlib.suppress(StateError):  # the lease runs out by itself
+            await ledger.release(owner)
+
+
+class _Sync:
+    """One sync under way."""
+
+    def __init__(self, parts: Parts, ledger: Ledger) -> None:
+        self._parts = parts
+        self._ledger = ledger
+
+    async def run(self) -> Run:
+        await self._resume()
+        run_id = await self._ledger.begin()
+        try:
+            held = await self._plan(run_id)
+            if not await self._send_planned(run_id):
+                return await self._ledger.finish(run_id, "interrupted", "Stopped; the next sync goes on from there.")
+            note = await self._ensure_audience()
+        except PinstreamError as exc:
+            await self._failed(run_id, exc)
+            raise
+        return await self._done(run_id, held, note)
+
+    # --- what to send
+
+    async def _plan(self, run_id: int) -> int:
+        """Compare, and write down the chunks. Returns how many removals wait for confirmation."""
+        link = await self._ledger.connection()
+        audience = await self._ledger.audience(link.audience_id)
+        target = Target(site_id=audience.site_id, audience_id=audience.id, run_id=run_id)
+        now_ms = self._parts.clock_ms()
+        wanted = compile.members(rule.from_json(audience.rule), site_id=audience.site_id, now_ms=now_ms)
+        withdrawn = compile.withdrawn(site_id=audience.site_id, now_ms=now_ms)
+        async with membership.desired(self._parts.warehouse, target, wanted):
+            counts = await membership.counts(self._parts.warehouse, target)
+            held = await self._held(target, counts, withdrawn, link)
+            await self._ledger.note(run_id, counts, held)
+            if held or not audience.enabled:
+                await self._plan_chunks(target, "REMOVE", 0, only=withdrawn)
+            else:
+                first_add = await self._plan_chunks(target, "REMOVE", 0)
+                await self._plan_chunks(target, "ADD", first_add)
+        return held
+
+    async def _held(self, target: Target, counts: Counts, withdrawn: Query, link: Link) -> int:
+        """How many removals are too many at once; those that people asked for are never among them."""
+        config = self._parts.config
+        guard = plan.Guard(max_ratio=config.max_remove_ratio, min_members=config.max_remove_min_members)
+        if link.removals_confirmed or not guard.holds(members=counts.members, removes=counts.removes):
+            return 0
+        rest = counts.removes - await membership.count_removes(self._parts.warehouse, target, only=withdrawn)
+        return rest if guard.holds(members=counts.members, removes=rest) else 0
+
+    async def _plan_chunks(self, target: Target, operation: Operation, first: int, *, only: Query | None = None) -> int:
+        """Write down the chunks of one operation, numbered from `first`; gives the next number."""
+        size = self._parts.config.chunk_members
+        async for page in membership.difference(self._parts.warehouse, target, operation, size, only=only):
+            chunks = plan.chunks(target.run_id, operation, first, page, size)
+            await self._ledger.plan(target.run_id, chunks)
+            first += len(chunks)
+        return first
+
+    # --- sending
+
+    async def _resume(self) -> None:
+        """End every chunk that was under way."""
+        while chunk := await self._ledger.next_open():
+            logger.info("connection %d: chunk %s was %s, going on.", chunk.connection_id, chunk.key, chunk.status)
+            if chunk.status == "sending":
+                await self._send(chunk)
+            else:
+                await self._record(chunk, chunk.acknowledged_ms or 0)
+
+    async def _send_planned(self, run_id: int) -> bool:
+        """Send the run's chunks. False if it was stopped before the end."""
+        while chunk := await self._ledger.next_planned(run_id):
+            if self._parts.stop.is_set():
+                return False
+            await self._ledger.start_sending(chunk)
+            await self._send(chunk)
+        return True
+
+    async def _send(self, chunk: Chunk) -> None:
+        """sending -> recorded, or refused."""
+        try:
+            list_id = await self._deliver(chunk)
+        except PinterestRefused as exc:
+            if exc.status not in NO_ACCESS:
+                await self._ledger.refuse(chunk, str(exc))
+            raise
+        acknowledged_ms = await self._ledger.acknowledge(chunk, list_id)
+        metrics.MEMBERS_SENT.labels(chunk.operation).inc(chunk.size)
+        await self._record(chunk, acknowledged_ms)
+
+    async def _deliver(self, chunk: Chunk) -> str:
+        """Make the call; gives the list's id. A list is only created where none of its name is found."""
+        link = await self._ledger.connection()
+        client, account, members = self._parts.client, link.ad_account_id, chunk.hexes()
+        list_id = link.customer_list_id
+        if not list_id:
+            found = await lists.find_by_name(client, account, link.list_name)
+            if found is None and chunk.operation == "ADD":
+                return (await lists.create(client, account, name=link.list_name, members=members)).id
+            if found is None:
+                return ""  # nobody is in a list that does not exist
+            list_id = found.id
+        await lists.change(client, account, list_id, chunk.operation, members)
+        return list_id
+
+    async def _record(self, chunk: Chunk, acknowledged_ms: int) -> None:
+        """acknowledged -> recorded."""
+        target = await self._target(chunk.sync_run_id)
+        await membership.record(self._parts.warehouse, target, chunk, acknowledged_ms)
+        await self._ledger.record(chunk)
+
+    async def _target(self, run_id: int) -> Target:
+        audience = await self._ledger.audience((await self._ledger.connection()).audience_id)
+        return Target(site_id=audience.site_id, audience_id=audience.id, run_id=run_id)
+
+    # --- the end
+
+    async def _ensure_audience(self) -> str:
+        """Wrap the list in an audience, once. Returns why Pinterest would not, or nothing."""
+        link = await self._ledger.connection()
+        if not link.customer_list_id or link.pinterest_audience_id:
+            return ""
+        client, account = self._parts.client, link.ad_account_id
+        made = await audiences.find_by_list(client, account, link.customer_list_id)
+        try:
+            made = made or await audiences.create_customer_list_audience(
+                client, account, name=link.list_name, customer_list_id=link.customer_list_id
+            )
+        except PinterestRefused as exc:
+            if exc.status in NO_ACCESS:
+                raise
+            return f"Pinterest made no audience of the list yet: {exc}"
+        await self._ledger.change(pinterest_audience_id=made.id)
+        return ""
+
+    async def _done(self, run_id: int, held: int, note: str) -> Run:
+        if held:
+            note = f"{held} removals wait: they are more than push.max_remove_ratio. Confirm them, or mend the rule."
+            logger.warning("connection %d: %s", self._ledger.connection_id, note)
+        run = await self._ledger.finish(run_id, "held" if held else "done", note)
+        link = await self._ledger.connection()
+        state = "held" if held else "active" if link.customer_list_id else "new"
+        await self._ledger.change(state=state, detail=note, removals_confirmed=False)
+        await membership.publish(self._parts.warehouse, await self._target(run_id), run)
+        return run
+
+    async def _failed(self, run_id: int, exc: PinstreamError) -> None:
+        with contextlib.suppress(StateError):
+            await self._ledger.finish(run_id, "failed", str(exc))
+            await self._ledger.change(state="error", detail=str(exc))
+
+
+# --- the loop ------------------------------------------------------------------------------------
+
+
+async def loop(settings: Settings, store: Store, warehouse: Warehouse, client: Client, stop: asyncio.Event) -> None:
+    """Sync every connection each `push.interval_s`, until `stop`; returns at most STOP_S after it.
+
+    A fault of one connection is logged and tried again, with growing waits; the others go on. At start every
+    connection is due, so that what a killed process left half done is ended first.
+    """
+    parts = Parts(store=store, warehouse=warehouse, client=client, config=settings.push, stop=stop)
+    agenda = _Agenda(settings.push.interval_s)
+    while not stop.is_set():
+        for connection_id in await _connections(store):
+            if not stop.is_set() and agenda.is_due(connection_id, time.monotonic()):
+                outcome = await _attempt(parts, connection_id)
+                agenda.plan(connection_id, outcome, time.monotonic())
+        await _waited(stop, min(POLL_S, settings.push.interval_s))
+
+
+class _Agenda:
+    """When each connection is due, in seconds of a clock that only goes forward."""
+
+    def __init__(self, interval_s: float) -> None:
+        self._interval_s = interval_s
+        self._due: dict[int, float] = {}
+        self._failures: dict[int, int] = {}
+
+    def is_due(self, connection_id: int, now_s: float) -> bool:
+        return self._due.get(connection_id, now_s) <= now_s
+
+    def plan(self, connection_id: int, outcome: Run | PinstreamError | None, now_s: float) -> None:
+        """After an attempt: the next one, later with every failure in a row."""
+        if isinstance(outcome, PinstreamError):
+            failures = self._failures[connection_id] = self._failures.get(connection_id, 0) + 1
+            backoff_s = min(MAX_RETRY_S, FIRST_RETRY_S * 2 ** min(failures - 1, 16))
+            wait_s = backoff_s if outcome.retryable else max(backoff_s, self._interval_s)
+            if isinstance(outcome, RateLimited):
+                wait_s = max(wait_s, outcome.retry_after_s)
+        else:
+            self._failures.pop(connection_id, None)
+            wait_s = LEASE_S if outcome is None else self._interval_s
+        self._due[connection_id] = now_s + wait_s
+
+
+async def _connections(store: Store) -> list[int]:
+    try:
+        return [link.id for link in await asyncio.to_thread(store.connections)]
+    except StateError as exc:
+        logger.warning("push waits: %s", exc)
+        return []
+
+
+async def _attempt(parts: Parts, connection_id: int) -> Run | PinstreamError | None:
+    """One sync; its fault is logged and given back. When told to stop, it gets STOP_S to end."""
+    task = asyncio.create_task(sync(parts, connection_id))
+    try:
+        await _first_of(task, parts.stop)
+        run = await asyncio.wait_for(task, STOP_S if parts.stop.is_set() else None)
+    except TimeoutError:
+        return None
+    except PinstreamError as exc:
+        metrics.SYNCS.labels("failed").inc()
+        logger.warning("connection %d: sync broke off: %s", connection_id, exc)
+        return exc
+    finally:
+        task.cancel()
+    if run is not None:
+        metrics.SYNCS.labels(run.status).inc()
+        if run.adds or run.removes:
+            logger.info(
+                "connection %d: %s, %d in, +%d -%d", connection_id, run.status, run.desired, run.adds, run.removes
+            )
+    return run
+
+
+async def _first_of(task: asyncio.Task[Any], stop: asyncio.Event) -> None:
+    """Return when `task` has ended or `stop` is set."""
+    stopped = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait([task, stopped], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        stopped.cancel()
+
+
+async def _waited(stop: asyncio.Event, seconds: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(stop.wait(), seconds)
