@@ -99,7 +99,7 @@ async def warehouse(warehouse_settings: settings.Warehouse) -> AsyncIterator[War
     client = Warehouse.open(own, password=own.password.get_secret_value())
     await migrate(client, own)
     yield client
-    await client.command(f"DROP DATABASE {own.database} SYNC")
+    await client.command(f"DROP DATABASE {own.database}")
     await client.aclose()
 
 
