@@ -405,8 +405,8 @@ async def shop(
     `origin`: the shop's address, sent as Origin; empty = none is sent. What gets no final answer until GRACE_S after
     the end stays `unknown`. Ends early when the ledger holds MAX_ENTRIES. Never raises for what the collector does.
     """
-    dice = random.Random(seed)  # noqa: S311  not for secrets
-    people = journeys(dice, origin or "https://shop.example")
+    people = journeys(random.Random(seed), origin or "https://shop.example")  # noqa: S311  not for secrets
+    dice = random.Random(seed + 1)  # noqa: S311  its own, so that answers do not change who comes
     pace = _Pace(events_per_s)
     jar = CookieJar(DefaultCookiePolicy(allowed_domains=()))  # each device keeps its own cookie
     limits = httpx.Limits(max_connections=WORKERS, max_keepalive_connections=WORKERS)
