@@ -45,7 +45,7 @@ def main() -> None:
         at("before-commit")
         await commit(self, *args)
 
-    Warehouse.insert = inserting  # type: ignore[method-assign, assignment]
+    Warehouse.insert = inserting  # type: ignore[method-assign]
     Loader._commit = committing  # type: ignore[method-assign, assignment]
     print("loading", flush=True)
     asyncio.run(until_signalled(lambda stop: roles.load(settings.load(), stop)))

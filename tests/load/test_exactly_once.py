@@ -1,0 +1,235 @@
+"""`load` against real logs and the real engine, killed and frozen at the worst moments: each record once."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from pinstream.event import EVENTS, Event, encode
+from pinstream.eventlog.contract import Log, Record
+from pinstream.eventlog.journal import JournalLog
+from pinstream.eventlog.kafka import KafkaLog
+from pinstream.settings import Log as LogSettings
+from pinstream.warehouse.client import Warehouse
+from tests.kafka_broker import Broker, need_kafka
+from tests.warehouse_server import free_port
+
+ROWS = 3000
+BAD = 15
+BLOCK = 200
+NAMES = ("page_visit", "add_to_cart", "initiate_checkout", "checkout")
+
+
+def records(prefix: str = "a") -> list[Record]:
+    """Good events of 300 visitors, whose ids begin with `prefix`, and some bytes that are no events."""
+    dice = random.Random(prefix)
+    now_ms = time.time_ns() // 1_000_000
+    good = [
+        Record(
+            EVENTS,
+            visitor := dice.randrange(1, 301),
+            encode(
+                Event(
+                    event=(name := dice.choice(NAMES)),
+                    event_id=f"{prefix}{number}",
+                    time=now_ms - dice.randrange(3_600_000),
+                    received_ms=now_ms,
+                    site_id=1,
+                    visitor_id=visitor,
+                    consent="yes",
+                    order_id=f"{prefix}{number}" if name == "checkout" else "",
+                    value=float(dice.randrange(1, 100)),
+                    em=f"{visitor:064x}" if visitor % 3 == 0 else "",
+                )
+            ),
+        )
+        for number in range(ROWS)
+    ]
+    bad = [Record(EVENTS, dice.randrange(1, 301), b'{"event":%d}' % number) for number in range(BAD)]
+    everything = good + bad
+    dice.shuffle(everything)
+    return everything
+
+
+@dataclass
+class World:
+    """A log with records in it, an empty warehouse, and loaders as processes."""
+
+    log: Log
+    warehouse: Warehouse
+    environment: dict[str, str]
+    processes: list[subprocess.Popen[str]] = field(default_factory=list)
+
+    async def fill(self, some: list[Record]) -> None:
+        appender = await self.log.appender()
+        try:
+            for start in range(0, len(some), 500):
+                await appender.append(some[start : start + 500])
+        finally:
+            await appender.aclose()
+
+    def loader(self, moment: str = "never", nth: int = 1) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.load.loader_process", moment, str(nth)],
+            env=os.environ | self.environment | {"PINSTREAM_LOAD__OPS_PORT": str(free_port())},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.processes.append(process)
+        return process
+
+    async def until_now(self, process: subprocess.Popen[str], timeout_s: float = 60) -> None:
+        """Wait for the moment at which the process dies or freezes."""
+        assert process.stdout
+        lines = process.stdout
+        async with asyncio.timeout(timeout_s):
+            while (line := await asyncio.to_thread(lines.readline)) != "now\n":
+                assert line, f"the loader ended: {process.wait()}"
+
+    async def until_loaded(self, good: int = ROWS, timeout_s: float = 90) -> None:
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            rows = await self.warehouse.select("SELECT uniqExact(k_partition, k_offset) AS n FROM events")
+            if rows[0]["n"] >= good:
+                await asyncio.sleep(0.5)  # the block's dead letters come right behind it
+                return
+            await asyncio.sleep(0.2)
+        raise AssertionError(f"{rows[0]['n']} of {good} loaded")
+
+    async def truth(self) -> dict[str, Any]:
+        """What is in the base table and in what the views feed."""
+        asked = {
+            "rows": "SELECT count() AS v FROM events",
+            "positions": "SELECT uniqExact(k_partition, k_offset) AS v FROM events",
+            "minutes": "SELECT sum(n) AS v FROM event_minute",
+            "dead": "SELECT count() AS v FROM rejected",
+            "dead positions": "SELECT uniqExact(k_partition, k_offset) AS v FROM rejected",
+            "visitors": "SELECT count() AS v FROM visitor_profile FINAL",
+            "orders": "SELECT sum(length(orders)) AS v FROM visitor_profile FINAL",
+            "money": "SELECT toFloat64(sum(arraySum(mapValues(orders)))) AS v FROM visitor_profile FINAL",
+            "identities": "SELECT count() AS v FROM identity FINAL",
+        }
+        return {name: (await self.warehouse.select(sql))[0]["v"] for name, sql in asked.items()}
+
+    def end(self) -> None:
+        for process in self.processes:
+            if process.poll() is None:
+                process.send_signal(signal.SIGCONT)
+                process.kill()
+            process.wait()
+            if process.stdout:
+                process.stdout.close()
+
+
+def expected(some: list[Record]) -> dict[str, Any]:
+    """The same figures, from what was sent."""
+    good = [msgspec.json.decode(record.value, type=Event) for record in some if record.value.startswith(b'{"event":"')]
+    orders = [event for event in good if event.event == "checkout"]
+    return {
+        "rows": len(good),
+        "positions": len(good),
+        "minutes": len(good),
+        "dead": len(some) - len(good),
+        "dead positions": len(some) - len(good),
+        "visitors": len({event.visitor_id for event in good}),
+        "orders": len(orders),
+        "money": sum(event.value for event in orders),
+        "identities": len({event.visitor_id for event in good if event.em}),
+    }
+
+
+@pytest.fixture(params=["journal", pytest.param("kafka", marks=pytest.mark.kafka)])
+def world(request: pytest.FixtureRequest, tmp_path: Path, warehouse: Warehouse) -> Iterator[World]:
+    with ExitStack() as stack:
+        environment = {
+            "PINSTREAM_DATA_DIR": str(tmp_path),
+            "PINSTREAM_WAREHOUSE__URL": warehouse.settings.url,
+            "PINSTREAM_WAREHOUSE__PASSWORD": warehouse.settings.password.get_secret_value(),
+            "PINSTREAM_WAREHOUSE__DATABASE": warehouse.database,
+            "PINSTREAM_LOAD__BLOCK_ROWS": str(BLOCK),
+            "PINSTREAM_LOAD__INTERVAL_S": "0.05",
+            "PINSTREAM_LOG__KIND": request.param,
+        }
+        log: Log
+        if request.param == "kafka":
+            need_kafka()
+            broker = Broker(tmp_path / "kafka")
+            bootstrap = broker.start()
+            stack.callback(broker.stop)
+            log = KafkaLog(LogSettings(kind="kafka", kafka_bootstrap=bootstrap, kafka_create_topics=True))
+            environment |= {"PINSTREAM_LOG__KAFKA_BOOTSTRAP": bootstrap}
+        else:
+            log = JournalLog(tmp_path / "journal", LogSettings())
+        made = World(log, warehouse, environment)
+        stack.callback(made.end)
+        yield made
+
+
+async def test_everything_is_loaded_once(world: World) -> None:
+    sent = records()
+    await world.fill(sent)
+    world.loader()
+    await world.until_loaded()
+    assert await world.truth() == expected(sent)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ["after-insert", "before-insert", "before-commit"])
+async def test_a_loader_killed_at_any_step_loses_and_doubles_nothing(world: World, moment: str) -> None:
+    sent = records()
+    await world.fill(sent)
+    killed = world.loader(f"die:{moment}", 4)
+    await world.until_now(killed)
+    assert await asyncio.to_thread(killed.wait) == -signal.SIGKILL
+    world.loader()
+    await world.until_loaded()
+    assert await world.truth() == expected(sent)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ["before-insert", "before-commit"])
+async def test_a_zombie_with_a_filled_buffer_changes_nothing(world: World, moment: str) -> None:
+    sent = records()
+    await world.fill(sent)
+    frozen = world.loader(f"freeze:{moment}", 4)
+    await world.until_now(frozen)
+    successor = world.loader()
+    await world.until_loaded(timeout_s=120)
+    assert await world.truth() == expected(sent)
+    more = records("b")
+    frozen.send_signal(signal.SIGCONT)
+    await world.fill(more)
+    await world.until_loaded(2 * ROWS)
+    await asyncio.sleep(2)
+    assert await world.truth() == expected(sent + more)
+    assert successor.poll() is None
+    assert frozen.poll() is None
+
+
+@pytest.mark.slow
+async def test_loaders_that_come_and_go_lose_and_double_nothing(world: World) -> None:
+    sent = records()
+    await world.fill(sent[:1000])
+    first = world.loader()
+    await asyncio.sleep(4)
+    world.loader()
+    await world.fill(sent[1000:2000])
+    await asyncio.sleep(2)
+    first.terminate()
+    await world.fill(sent[2000:])
+    await world.until_loaded(timeout_s=120)
+    assert await asyncio.to_thread(first.wait, 30) == 0
+    assert await world.truth() == expected(sent)
