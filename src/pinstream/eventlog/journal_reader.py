@@ -210,20 +210,28 @@ class JournalConsumer:
         return Bounds(trimmed, max(trimmed, (last or 0) + 1, first.get(files.EVERY_TOPIC, 1)))
 
     def _commit(self, partition: Partition, offset: int, intent: Intent | None) -> None:
-        file = self._files.get(partition.number)
-        pair = (intent.last, intent.rollup_version, intent.format) if intent else (None, None, None)
-        changed = 0
-        if file is not None and file.owner is not None:
-            with self._errors(partition.number), self._writing(partition.number, file):
-                changed = file.connection.execute(
-                    "UPDATE consumer SET offset = ?, intent_last = ?, intent_rollup_version = ?, intent_format = ? "
-                    "WHERE group_id = ? AND topic = ? AND owner = ?",
-                    (offset, *pair, self._group, partition.topic, file.owner),
-                ).rowcount
-                self._renew(file)
+        try:
+            changed = self._store(partition, offset, intent)
+        except Fenced:
+            self._lose(partition.number)
+            raise
         if not changed:
             self._lose(partition.number)
             raise Fenced(f"{_name(partition)} is owned by another member of {self._group} now.")
+
+    def _store(self, partition: Partition, offset: int, intent: Intent | None) -> int:
+        """How many rows took it: none if their owner is another one."""
+        file = self._files.get(partition.number)
+        if file is None or file.owner is None:
+            return 0
+        pair = (intent.last, intent.rollup_version, intent.format) if intent else (None, None, None)
+        with self._errors(partition.number), self._writing(partition.number, file):
+            self._renew(file)
+            return file.connection.execute(
+                "UPDATE consumer SET offset = ?, intent_last = ?, intent_rollup_version = ?, intent_format = ? "
+                "WHERE group_id = ? AND topic = ? AND owner = ?",
+                (offset, *pair, self._group, partition.topic, file.owner),
+            ).rowcount
 
     def _leave(self) -> None:
         for number, file in self._files.items():

@@ -41,7 +41,7 @@ FETCH_BYTES: Final = 4 << 20  # read ahead, a partition
 SESSION_MS: Final = 10_000  # a member that is not heard of for so long is replaced
 FORWARD_KEEP_MS: Final = 24 * 3_600_000  # design: what is forwarded is kept for a day
 READY_S: Final = 2.0  # for the whole of `ready`
-FRESH_S: Final = 5.0  # an acknowledgement this young is proof enough
+FRESH_S: Final = 2.0  # an acknowledgement this young is proof enough
 CLOSE_S: Final = 5.0  # for what is still open, and again for the client library
 CREATE_S: Final = 20.0  # until created topics have leaders
 
@@ -119,19 +119,17 @@ class _OnlyTheUnexpected(logging.Filter):
 
 _QUIET: Final = _OnlyTheUnexpected()
 _NOISY: Final = (
-    "client",
-    "cluster",
-    "conn",
-    "admin.client",
-    "consumer.consumer",
-    "consumer.fetcher",
-    "consumer.group_coordinator",
-    "consumer.subscription_state",
-    "coordinator.assignors.abstract",
-    "producer.message_accumulator",
-    "producer.producer",
-    "producer.sender",
-    "producer.transaction_manager",
+    "aiokafka",
+    "aiokafka.admin.client",
+    "aiokafka.cluster",
+    "aiokafka.conn",
+    "aiokafka.consumer.consumer",
+    "aiokafka.consumer.fetcher",
+    "aiokafka.consumer.group_coordinator",
+    "aiokafka.consumer.subscription_state",
+    "aiokafka.producer.producer",
+    "aiokafka.producer.sender",
+    "aiokafka.producer.transaction_manager",
 )
 
 # --- the log ---------------------------------------------------------------------------------------
@@ -154,7 +152,7 @@ class KafkaLog:
                 f"({settings.kafka_replication}): nothing could be acknowledged. Lower the one or raise the other."
             )
         for name in _NOISY:
-            logging.getLogger(f"aiokafka.{name}").addFilter(_QUIET)
+            logging.getLogger(name).addFilter(_QUIET)
 
     async def appender(self) -> KafkaAppender:
         """Connect for writing.
