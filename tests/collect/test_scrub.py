@@ -116,10 +116,10 @@ def test_data_is_scrubbed_in_keys_values_and_under_a_phones_name() -> None:
     ],
 )
 def test_no_text_takes_long(text: str) -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     scrub_text(text)
     scrub_url(text)
-    assert time.perf_counter() - started < 0.25
+    assert time.process_time() - started < 0.25
 
 
 def _locals() -> st.SearchStrategy[str]:

@@ -30,7 +30,7 @@ from pinstream.collect.intake import Intake
 from pinstream.collect.stamp import Context
 from pinstream.collect.wire import Wire
 from pinstream.errors import LogError, Refused
-from pinstream.event import MAX_BODY_BYTES, REJECTED, Rejection, Source, encode
+from pinstream.event import REJECTED, Rejection, Source, encode
 from pinstream.eventlog.contract import Record
 from pinstream.settings import Collect
 from pinstream.state.snapshot import Site
@@ -39,6 +39,7 @@ logger = logging.getLogger(__name__)
 
 TAG_CACHE_S: Final = 300
 MAX_FIELD_CHARS: Final = 256
+MAX_QUERY_BYTES: Final = 60_000  # uvicorn's parser ends at 65,535 bytes, with an answer of its own
 
 Clock = Callable[[], int]
 """Milliseconds since 1970."""
@@ -194,8 +195,8 @@ class Edge:
 
     async def _pixel(self, request: Request) -> Answer:
         query: bytes = request.scope["query_string"]
-        if len(query) > MAX_BODY_BYTES:
-            raise Refused("too_large", "The query is too long.")
+        if len(query) > MAX_QUERY_BYTES:
+            raise Refused("too_long", f"A query has at most {MAX_QUERY_BYTES} bytes.")
         return await self._take(request, wire.parse_query(query), query)
 
     async def _engagements(self, request: Request) -> Answer:

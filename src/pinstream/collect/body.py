@@ -12,7 +12,7 @@ from starlette.types import Receive
 from pinstream.errors import Refused
 from pinstream.event import MAX_BODY_BYTES
 
-DISCARD_BYTES: Final = 1 << 20  # of a body that is too large
+DISCARD_BYTES: Final = 8 << 20  # of a body that is too large
 _ZSTD_WINDOW_BYTES: Final = 8 << 20  # RFC 8878 3.1.1.1.2: every decoder should take this much
 _ZSTD_STEP_BYTES: Final = 256  # a block of 4 bytes may give 128 KiB, so a step gives 8 MiB at most
 

@@ -187,7 +187,7 @@ _ITEM_CHARS: Final = {
 
 def _stamped(raw: RawEvent, who: Sender, context: Context, random: bytes) -> Event:
     time, clamped = _time(raw.time, who.skew_ms, context.now_ms)
-    epik = who.epik or epik_of(raw.url) or scrub_text(context.epik_cookie)
+    epik = who.epik or epik_of(raw.url) or _header(context.epik_cookie)
     epik = epik if len(epik) <= MAX_EPIK_CHARS else ""
     person = who.person
     return Event(
@@ -216,9 +216,13 @@ def _stamped(raw: RawEvent, who: Sender, context: Context, random: bytes) -> Eve
         match_keys=person.match_keys,
         epik=epik,
         ip_prefix=ip_prefix(context.ip),
-        user_agent=scrub_text(context.user_agent[:MAX_AGENT_CHARS])[:MAX_AGENT_CHARS],
+        user_agent=_header(context.user_agent[:MAX_AGENT_CHARS])[:MAX_AGENT_CHARS],
         language=first_language(context.language),
     )
+
+
+def _header(sent: str) -> str:
+    return scrub_text(sent.replace("\0", ""))
 
 
 def _name(sent: str) -> str:

@@ -1,0 +1,158 @@
+"""The role as a process runs it: both ports, the snapshot on disk, and an end that loses nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import stat
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from pinstream.collect import server
+from pinstream.collect.gate import ReadSnapshot
+from pinstream.errors import SetupFault, StateError
+from pinstream.event import EVENTS
+from pinstream.eventlog.journal import JournalLog
+from pinstream.serving import bind
+from pinstream.settings import Collect, Settings
+from pinstream.state.snapshot import Snapshot
+from tests.collect.conftest import BROWSER, SHOP, SITE, SNAPSHOT, Running
+
+PAGE = {"site": SITE.tag_id, "consent": "yes", "event": "page_visit"}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def settings_in(folder: Path, **collect: float) -> Settings:
+    ports = {"port": free_port(), "ops_port": free_port()}
+    return Settings(data_dir=folder, collect=Collect.model_validate(ports | collect))
+
+
+def away() -> Snapshot:
+    raise StateError("No answer.")
+
+
+class Role:
+    """A running `collect`."""
+
+    def __init__(self, settings: Settings, task: asyncio.Task[None], stop: asyncio.Event) -> None:
+        self.settings, self.task, self.stop = settings, task, stop
+        self.url = f"http://127.0.0.1:{settings.collect.port}"
+        self.ops = f"http://127.0.0.1:{settings.collect.ops_port}"
+
+
+@asynccontextmanager
+async def serving(settings: Settings, read: ReadSnapshot = lambda: SNAPSHOT) -> AsyncIterator[Role]:
+    stop = asyncio.Event()
+    log = JournalLog(settings.journal_dir, settings.log)
+    task = asyncio.create_task(server.serve(settings, log, read, stop))
+    role = Role(settings, task, stop)
+    async with httpx.AsyncClient() as http:
+        while not task.done():
+            try:
+                await http.get(f"{role.url}/healthz")
+                break
+            except httpx.ConnectError:
+                await asyncio.sleep(0.02)
+    try:
+        yield role
+    finally:
+        stop.set()
+        await asyncio.wait_for(task, 30)
+
+
+def browser() -> httpx.AsyncClient:
+    return httpx.AsyncClient(headers={"origin": SHOP, "user-agent": BROWSER}, timeout=30)
+
+
+async def test_events_in_and_both_ports_answer(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path)
+    async with serving(settings) as role, browser() as http:
+        assert (await http.post(f"{role.url}/p/i", json=PAGE)).status_code == 204
+        assert (await http.get(f"{role.ops}/readyz")).json() == {"ready": True}
+        assert "pinstream_durable_total" in (await http.get(f"{role.ops}/metrics")).text
+        for private in ("/readyz", "/metrics"):
+            assert (await http.get(role.url + private)).status_code == 404
+    assert len(await Running("", settings.journal_dir).stored(EVENTS)) == 1
+
+
+async def test_stopping_answers_what_is_open_and_keeps_it(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path, commit_interval_ms=300)
+    async with serving(settings) as role, browser() as http:
+        await http.post(f"{role.url}/p/i", json=PAGE)
+        open_requests = [asyncio.create_task(http.post(f"{role.url}/p/i", json=PAGE)) for _ in range(20)]
+        await asyncio.sleep(0.15)
+        role.stop.set()
+        statuses = [(await request).status_code for request in open_requests]
+    assert statuses == [204] * 20
+    assert len(await Running("", settings.journal_dir).stored(EVENTS)) == 21
+
+
+async def test_while_it_stops_it_is_not_ready(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path, body_timeout_s=1)
+    async with serving(settings) as role, browser() as http:
+        _, writer = await asyncio.open_connection("127.0.0.1", settings.collect.port)
+        writer.write(b"POST /p/i HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{")
+        await writer.drain()
+        await asyncio.sleep(0.1)
+        role.stop.set()
+        await asyncio.sleep(0.1)
+        response = await http.get(f"{role.ops}/readyz")
+        assert (response.status_code, response.json()["reason"]) == (503, "log_away")
+        writer.close()
+
+
+async def test_without_database_the_last_snapshot_serves(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path)
+    with pytest.raises(StateError):
+        await server.serve(settings, JournalLog(settings.journal_dir, settings.log), away)
+    async with serving(settings):
+        pass
+    async with serving(settings, away) as role, browser() as http:
+        assert (await http.post(f"{role.url}/p/i", json=PAGE)).status_code == 204
+
+
+async def test_a_taken_port_is_a_sentence_and_nothing_is_left_open(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path)
+    with bind("127.0.0.1", settings.collect.port), pytest.raises(SetupFault, match="is taken"):
+        await server.serve(settings, JournalLog(settings.journal_dir, settings.log), lambda: SNAPSHOT)
+    async with serving(settings) as role, browser() as http:
+        assert (await http.get(f"{role.url}/healthz")).status_code == 200
+
+
+async def test_cancelling_stops_in_order_too(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path)
+    task = asyncio.create_task(server.serve(settings, JournalLog(settings.journal_dir, settings.log), lambda: SNAPSHOT))
+    await asyncio.sleep(0.5)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    async with serving(settings):
+        pass
+
+
+def test_the_secret_is_made_once_and_private(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "collect.secret"
+    first = server.install_secret(path)
+    assert len(first) == server.SECRET_BYTES
+    assert server.install_secret(path) == first
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert [file.name for file in path.parent.iterdir()] == ["collect.secret"]
+
+
+def test_a_secret_that_is_none_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "collect.secret"
+    path.write_bytes(b"short")
+    with pytest.raises(SetupFault, match="does not hold"):
+        server.install_secret(path)
+    (tmp_path / "file").touch()
+    with pytest.raises(SetupFault, match="Cannot keep a secret"):
+        server.install_secret(tmp_path / "file" / "collect.secret")
