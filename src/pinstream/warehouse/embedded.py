@@ -20,9 +20,9 @@ import secrets
 import signal
 import threading
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -79,6 +79,8 @@ class Engine:
         self._owner: Any = None
         self._sessions: dict[str, _Session] = {}
         self._sessions_lock = threading.Lock()
+        self._running = 0
+        self._running_lock = threading.Lock()
         self.forbidden = guard.forbidden_calls()
         self.version = ""
         self.timezone = ""
@@ -119,7 +121,18 @@ class Engine:
         """
         if call.output_format.lower() in _PYTHON_FORMATS:
             raise QueryFailed(f"Unknown format {call.output_format}. (UNKNOWN_FORMAT)", code=UNKNOWN_FORMAT)
-        return self._run_in_session(call) if call.session_id else self._run_alone(call)
+        with self._counted():
+            return self._run_in_session(call) if call.session_id else self._run_alone(call)
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        with self._running_lock:
+            self._running += 1
+        try:
+            yield
+        finally:
+            with self._running_lock:
+                self._running -= 1
 
     def _run_alone(self, call: Call) -> Outcome:
         connection = self._connect()
@@ -171,12 +184,11 @@ class Engine:
             if connection is not None:
                 connection.close()
 
-    def interrupt(self) -> None:
-        """Ask all running statements to stop."""
-        self._owner.query("KILL QUERY WHERE 1 ASYNC", "Null")
-
     def close(self) -> None:
-        """Give the folder back. Nothing may be running."""
+        """Stop what is still running, then give the folder back."""
+        while self._running:
+            self._owner.query("KILL QUERY WHERE query_id != queryID() ASYNC", "Null")
+            time.sleep(0.1)
         with self._sessions_lock:
             self._close_sessions(list(self._sessions))
         self._owner.close()
@@ -212,7 +224,7 @@ def _run_and_restore(connection: Any, call: Call) -> Outcome:
 def _current(connection: Any, names: Iterable[str]) -> dict[str, tuple[str, bool]]:
     """Name of a setting -> value, whether it was changed; and under the empty name the database."""
     wanted = ", ".join(_literal(name) for name in ["", *names])
-    settings = f"SELECT name, value, changed FROM system.settings WHERE name IN ({wanted})"  # noqa: S608 quoted
+    settings = f"SELECT name, value, changed FROM system.settings WHERE name IN ({wanted})"  # noqa: S608 literals
     sql = f"{settings} UNION ALL SELECT '', currentDatabase(), 0"
     rows = (json.loads(line) for line in _ask(connection, sql, "JSONCompactEachRow").bytes().splitlines())
     return {name: (value, bool(changed)) for name, value, changed in rows}
@@ -342,10 +354,7 @@ async def running(settings: Settings) -> AsyncIterator[int]:
                 logger.info("warehouse: ClickHouse %s on http://%s:%d", engine.version, host, actual)
                 yield actual
         finally:
-            if interface.running:
-                engine.interrupt()
-            threads.shutdown(wait=True)
-            engine.close()
+            await loop.run_in_executor(threads, engine.close)
 
 
 async def serve(settings: Settings, stop: asyncio.Event | None = None) -> None:

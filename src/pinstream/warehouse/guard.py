@@ -22,7 +22,7 @@ SYNTAX_ERROR: Final = 62
 READONLY: Final = 164
 ACCESS_DENIED: Final = 497
 
-MAX_SQL_BYTES: Final = 16 << 20
+MAX_SQL_BYTES: Final = 1 << 20
 """Of a statement's text without its data; the values of INSERT ... VALUES count as text."""
 
 
@@ -123,6 +123,8 @@ class Token(NamedTuple):
 
 
 _NOTHING: Final = Token("", "", 0, 0)
+_INERT: Final = frozenset({"number", "string", ","})
+"""What no rule looks at outside a list of columns in a string; most of INSERT ... VALUES."""
 
 _LEXEME: Final = re.compile(
     r"""
@@ -206,7 +208,7 @@ class _Reader:
     def __init__(self, sql: bytes, forbidden: frozenset[str]) -> None:
         self.sql = sql
         self.forbidden = forbidden
-        self.stream = tokens(sql.decode("latin-1"))
+        self.stream = tokens(sql[:MAX_SQL_BYTES].decode("latin-1"))
         self.before = _NOTHING
         self.token = next(self.stream, _NOTHING)
         self.after = next(self.stream, _NOTHING)
@@ -226,12 +228,13 @@ class _Reader:
         """Read to the end, or to the data of an INSERT ... FORMAT."""
         self.check_first()
         while self.token is not _NOTHING:
-            if self.token.begin > MAX_SQL_BYTES:
-                raise _syntax(f"the statement is longer than {MAX_SQL_BYTES} bytes; send data with FORMAT instead")
             if self.data_follows():
                 return self.with_data()
-            self.check()
+            if self.token.kind not in _INERT or self.structured:
+                self.check()
             self.advance()
+        if len(self.sql) > MAX_SQL_BYTES:
+            raise _syntax(f"the statement is longer than {MAX_SQL_BYTES} bytes; send data with FORMAT instead")
         self.check_head()
         return Statement(self.kind(), self.output_format, "", self.sql, -1)
 

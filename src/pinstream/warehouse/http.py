@@ -138,7 +138,7 @@ class _Request(NamedTuple):
 
 
 class Interface:
-    """The one endpoint, and how many statements are being worked on."""
+    """The one endpoint."""
 
     def __init__(self, engine: Engine, threads: Executor, *, user: str, password: str) -> None:
         self._engine = engine
@@ -146,7 +146,6 @@ class Interface:
         self._users = {user, "default"}
         self._password = password.encode()
         self._turns = {"read": asyncio.Semaphore(MAX_READS), "write": asyncio.Semaphore(MAX_WRITES)}
-        self.running = 0
 
     async def query(self, request: Request) -> Response:
         """`/` with whatever comes."""
@@ -194,11 +193,9 @@ class Interface:
         except TimeoutError:
             sentence = f"Too many simultaneous queries: no turn within {WAIT_S:.0f} s. (TOO_MANY_SIMULTANEOUS_QUERIES)"
             raise QueryFailed(sentence, code=202) from None
-        self.running += 1
         try:
             yield
         finally:
-            self.running -= 1
             self._turns[kind].release()
 
     def _failure(self, exc: QueryFailed) -> Response:
