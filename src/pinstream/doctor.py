@@ -1,0 +1,181 @@
+"""What is broken in this set-up, and how to mend it.
+
+Each check asks one part the question that its users depend on, and answers with a finding: what was seen, and
+if that is a fault, the step that mends it. Checks change nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import tempfile
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Final, Literal
+
+from msgspec import Struct
+
+from pinstream import roles
+from pinstream.errors import LogError, PinstreamError, SchemaBehind, SetupFault, WarehouseError
+from pinstream.eventlog.contract import Partition
+from pinstream.load import loop
+from pinstream.pinterest.client import Client
+from pinstream.settings import Settings
+from pinstream.state.store import Store
+from pinstream.supervisor import answers_ok
+from pinstream.warehouse import migrate, queries
+from pinstream.warehouse.client import Warehouse
+
+ClockMs = Callable[[], int]
+MIN_FREE_BYTES: Final = 1 << 30
+MAX_CLOCK_SKEW_MS: Final = 60_000
+CHECK_S: Final = 20.0
+"""A part that does not answer within this time is away."""
+
+
+class Finding(Struct, frozen=True):
+    """One check's result."""
+
+    check: str
+    verdict: Literal["ok", "note", "fault"]
+    """note: worth knowing, nothing to mend."""
+    seen: str
+    fix: str = ""
+
+
+def fault(check: str, exc: PinstreamError, fix: str = "") -> Finding:
+    """A finding from an error of ours, whose message says what to do already."""
+    return Finding(check, "fault", str(exc), fix)
+
+
+async def examine(
+    settings: Settings, *, clock_ms: ClockMs = roles.now_ms, min_free_bytes: int = MIN_FREE_BYTES
+) -> list[Finding]:
+    """Every check, one after the other; a part that is away spoils only its own checks. `clock_ms`: this machine's."""
+    checks: list[tuple[str, Awaitable[list[Finding]]]] = [
+        ("data folder", asyncio.to_thread(_data_dir, settings.data_dir, min_free_bytes)),
+        ("state", _state(settings)),
+        ("log", _log(settings)),
+        ("warehouse", _warehouse(settings, clock_ms)),
+        ("pinterest", _pinterest(settings)),
+        ("roles", _roles(settings)),
+    ]
+    findings: list[Finding] = []
+    for name, check in checks:
+        try:
+            findings += await asyncio.wait_for(check, CHECK_S)
+        except PinstreamError as exc:
+            findings.append(fault(name, exc))
+        except TimeoutError:
+            fix = "Is it overloaded, or something between that swallows connections?"
+            findings.append(Finding(name, "fault", f"No answer within {CHECK_S:.0f} s.", fix))
+    return findings
+
+
+def _data_dir(path: Path, min_free_bytes: int) -> list[Finding]:
+    there = next(parent for parent in (path.absolute(), *path.absolute().parents) if parent.exists())
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+        free = shutil.disk_usage(there).free
+    except OSError as exc:
+        fix = f"Make {path} a folder that this user may write and that has room, or set data_dir."
+        return [Finding("data folder", "fault", f"{there} cannot be written: {os.strerror(exc.errno or 0)}.", fix)]
+    seen = f"{there}: {free / 1e9:.1f} GB free."
+    if free < min_free_bytes:
+        fix = f"Free disk space: below {min_free_bytes / 1e9:.1f} GB the log and ClickHouse soon refuse to write."
+        return [Finding("disk", "fault", seen, fix)]
+    return [Finding("disk", "ok", seen)]
+
+
+async def _state(settings: Settings) -> list[Finding]:
+    def look() -> int:
+        store = Store.open(settings.state_url, upgrade=False)
+        try:
+            return len(store.sites())
+        finally:
+            store.close()
+
+    sites = await asyncio.to_thread(look)
+    if not sites:
+        return [Finding("state", "fault", "There is no site, so every event is refused.", "Run `pinstream sites add`.")]
+    return [Finding("state", "ok", f"{sites} site(s).")]
+
+
+async def _log(settings: Settings) -> list[Finding]:
+    """Can it be written, and do the stored positions fit it and the warehouse?"""
+    log = roles.open_log(settings)
+    await log.check()
+    findings = [Finding("log", "ok", f"The {settings.log.kind} takes records.")]
+    standing = await log.inspect(loop.GROUP, loop.TOPICS)
+    try:
+        async with roles.open_warehouse(settings) as warehouse:
+            newest = {each: await _newest(warehouse, each, settings.load.positions_from_ms) for each in standing}
+    except (SetupFault, WarehouseError):
+        return [*findings, Finding("positions", "note", "Not compared with ClickHouse, which does not answer.")]
+    behind = 0
+    for partition, (position, bounds) in standing.items():
+        try:
+            behind += bounds.end - loop.starting_offset(partition, position, bounds, newest[partition])
+        except LogError as exc:
+            findings.append(fault("positions", exc))
+    return [*findings, Finding("positions", "ok", f"At most {behind} records wait to be loaded.")]
+
+
+async def _newest(warehouse: Warehouse, partition: Partition, since_ms: int) -> int | None:
+    rows = await queries.max_offset(partition.topic, partition.number, since_ms=since_ms).rows(warehouse)
+    newest: int | None = rows[0]["newest"]
+    return newest
+
+
+async def _warehouse(settings: Settings, now_ms: ClockMs) -> list[Finding]:
+    async with roles.open_warehouse(settings) as warehouse:
+        await warehouse.ping()
+        try:
+            await migrate.check(warehouse)
+        except SchemaBehind as exc:
+            return [Finding("warehouse", "ok", "ClickHouse answers."), fault("schema", exc)]
+        rows = await warehouse.select("SELECT version() AS version, toUnixTimestamp64Milli(now64(3)) AS now_ms")
+        findings = [Finding("warehouse", "ok", f"ClickHouse {rows[0]['version']}.")]
+        newest = await queries.newest_received().rows(warehouse)
+        received_ms = newest[0]["received_ms"] or 0
+        return [*findings, Finding("schema", "ok", "Up to date."), clock(now_ms(), rows[0]["now_ms"], received_ms)]
+
+
+def clock(here_ms: int, warehouse_ms: int, newest_ms: int) -> Finding:
+    """Is this machine's clock right? Compared with ClickHouse's, and with the newest event it has stamped itself."""
+    skew_s = (here_ms - warehouse_ms) / 1000
+    fix = "Let the system keep time: on Debian `apt-get install systemd-timesyncd`, then `timedatectl set-ntp true`."
+    if abs(here_ms - warehouse_ms) > MAX_CLOCK_SKEW_MS:
+        return Finding("clock", "fault", f"This machine's clock and ClickHouse's differ by {skew_s:+.0f} s.", fix)
+    if newest_ms > here_ms + MAX_CLOCK_SKEW_MS:
+        ahead_s = (newest_ms - here_ms) / 1000
+        return Finding("clock", "fault", f"The newest event was received {ahead_s:.0f} s in the future.", fix)
+    return Finding("clock", "ok", f"Within {abs(skew_s):.1f} s of ClickHouse's.")
+
+
+async def _pinterest(settings: Settings) -> list[Finding]:
+    account = settings.pinterest.ad_account_id
+    if not account:
+        return [Finding("pinterest", "note", "pinterest.ad_account_id is empty: nothing is pushed.")]
+    client = Client(settings.pinterest)
+    try:
+        await client.ad_account(account)
+    finally:
+        await client.aclose()
+    return [Finding("pinterest", "ok", f"The token may use ad account {account}.")]
+
+
+async def _roles(settings: Settings) -> list[Finding]:
+    ports = {
+        "collect": f"http://{settings.collect.ops_host}:{settings.collect.ops_port}/readyz",
+        "load": f"http://127.0.0.1:{settings.load.ops_port}/readyz",
+    }
+    ready = {role: await answers_ok(url) for role, url in ports.items()}
+    return [
+        Finding(role, "ok", "Runs and is ready.")
+        if is_ready
+        else Finding(role, "note", f"Not running here, or not ready: {ports[role]} does not answer 200.")
+        for role, is_ready in ready.items()
+    ]
