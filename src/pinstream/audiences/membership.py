@@ -51,6 +51,10 @@ class Target(Struct, frozen=True, kw_only=True):
         """Its ids, as bound parameters."""
         return {"site": self.site_id, "audience": self.audience_id, "run": self.run_id}
 
+    def token(self) -> str:
+        """The beginning of its deduplication tokens."""
+        return f"{self.site_id}:{self.audience_id}"
+
 
 class Counts(Struct, frozen=True, kw_only=True):
     """How wanted and actual members compare."""
@@ -141,7 +145,21 @@ async def record(warehouse: Warehouse, target: Target, chunk: Chunk, acknowledge
         "chunk_id": chunk.key,
     }
     rows = [fixed | {"em_hex": member} for member in chunk.hexes()]
-    await warehouse.insert("audience_member", list(rows[0]), _lines(rows), token=chunk.key)
+    await warehouse.insert(
+        "audience_member", list(rows[0]), _lines(rows), token=f"{target.token()}:{chunk.key}@{acknowledged_ms}"
+    )
+
+
+async def forget(warehouse: Warehouse, target: Target, *, now_ms: int) -> None:
+    """Write down that nobody is a member: the list that had them is not known any more."""
+    sql = (
+        "INSERT INTO audience_member (site_id, audience_id, em, state, op_at, sync_id, chunk_id) "
+        "SELECT site_id, audience_id, em, 0, "
+        "greatest(fromUnixTimestamp64Milli({now:Int64}, 'UTC'), op_at + toIntervalMillisecond(1)), "
+        "{run:UInt64}, 'forgotten' FROM audience_member FINAL "
+        "WHERE site_id = {site:UInt32} AND audience_id = {audience:UInt32} AND state = 1"
+    )
+    await warehouse.command(sql, target.params() | {"now": now_ms})
 
 
 async def publish(warehouse: Warehouse, target: Target, run: Run) -> None:
@@ -162,7 +180,9 @@ async def publish(warehouse: Warehouse, target: Target, run: Run) -> None:
         **{name: getattr(run, name) for name in copied},
         **found,
     }
-    await warehouse.insert("audience_run", list(row), _lines([row]), token=f"run{run.id}:{run.status}")
+    await warehouse.insert(
+        "audience_run", list(row), _lines([row]), token=f"{target.token()}:run{run.id}@{run.started_ms}:{run.status}"
+    )
 
 
 def _lines(rows: Sequence[dict[str, Any]]) -> bytes:

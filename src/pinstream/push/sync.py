@@ -124,7 +124,7 @@ class _Sync:
         wanted = compile.members(rule.from_json(audience.rule), site_id=audience.site_id, now_ms=now_ms)
         withdrawn = compile.withdrawn(site_id=audience.site_id, now_ms=now_ms)
         async with membership.desired(self._parts.warehouse, target, wanted):
-            counts = await membership.counts(self._parts.warehouse, target)
+            counts = await self._counts(target, link)
             held = await self._held(target, counts, withdrawn, link)
             await self._ledger.note(run_id, counts, held)
             if held or not audience.enabled:
@@ -133,6 +133,15 @@ class _Sync:
                 first_add = await self._plan_chunks(target, "REMOVE", 0)
                 await self._plan_chunks(target, "ADD", first_add)
         return held
+
+    async def _counts(self, target: Target, link: Link) -> Counts:
+        """How wanted and actual members compare. Without a list nobody is a member, whatever was recorded."""
+        counts = await membership.counts(self._parts.warehouse, target)
+        if link.customer_list_id or not counts.members:
+            return counts
+        logger.warning("connection %d: its list is not known here any more, so a new one is made.", link.id)
+        await membership.forget(self._parts.warehouse, target, now_ms=self._parts.clock_ms())
+        return await membership.counts(self._parts.warehouse, target)
 
     async def _held(self, target: Target, counts: Counts, withdrawn: Query, link: Link) -> int:
         """How many removals are too many at once; those that people asked for are never among them."""

@@ -1,0 +1,428 @@
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from pinstream import metrics
+from pinstream.audiences import membership
+from pinstream.errors import PinterestAway, PinterestRefused, RateLimited, Refused, StateError, WarehouseAway
+from pinstream.pinterest.client import Client
+from pinstream.push import sync
+from pinstream.push.ledger import Ledger
+from pinstream.push.sync import LEASE_S
+from pinstream.settings import Push
+from pinstream.state import runs
+from pinstream.warehouse.client import Warehouse
+from tests.push.conftest import Shop, connected, people
+
+CHANGE, CREATE = "customer_lists/update", "customer_lists/create"
+CREATE_AUDIENCE = "audiences/create"
+
+
+def sent(operation: str) -> float:
+    return float(metrics.MEMBERS_SENT.labels(operation)._value.get())
+
+
+# --- what goes out
+
+
+async def test_the_first_sync_makes_the_list_and_its_audience(shop: Shop) -> None:
+    await shop.carted(*range(7))
+    before = sent("ADD")
+    run = await shop.sync()
+    assert (run.status, run.desired, run.members, run.adds, run.removes, run.held) == ("done", 7, 0, 7, 0, 0)
+    assert shop.members() == people(*range(7))
+    [audience] = shop.fake.audiences()
+    assert audience["rule"] == {"customer_list_id": shop.link.customer_list_id}
+    assert (audience["audience_type"], audience["name"]) == ("CUSTOMER_LIST", shop.link.list_name)
+    assert (shop.link.state, shop.link.pinterest_audience_id) == ("active", audience["id"])
+    assert [call["records"] for call in shop.fake.calls(CREATE)] == [3]
+    assert [call["records"] for call in shop.fake.calls(CHANGE)] == [3, 1]
+    assert sent("ADD") - before == 7
+
+
+async def test_later_syncs_send_only_what_changed_and_removals_first(shop: Shop) -> None:
+    await shop.carted(*range(6))
+    await shop.sync()
+    calls = len(shop.fake.calls())
+    await shop.ordered(0)
+    await shop.carted(6, 7)
+    run = await shop.sync()
+    assert (run.adds, run.removes) == (2, 1)
+    assert [(call["operation"], call["records"]) for call in shop.fake.calls()[calls:]] == [(CHANGE, 1), (CHANGE, 2)]
+    assert [chunk.operation for chunk in runs.chunks(shop.parts.store, run.id)] == ["REMOVE", "ADD"]
+    assert shop.members() == people(*range(1, 8))
+
+
+async def test_a_sync_without_changes_calls_nobody(shop: Shop) -> None:
+    await shop.carted(1)
+    await shop.sync()
+    calls = len(shop.fake.calls())
+    run = await shop.sync()
+    assert (run.status, run.adds, run.removes) == ("done", 0, 0)
+    assert len(shop.fake.calls()) == calls
+
+
+async def test_nobody_wanted_and_no_list_yet_does_nothing(shop: Shop) -> None:
+    run = await shop.sync()
+    assert run.status == "done"
+    assert shop.fake.calls() == [] and shop.link.state == "new"
+
+
+async def test_the_last_member_can_go_and_the_list_stays(shop: Shop) -> None:
+    await shop.carted(1)
+    await shop.sync()
+    await shop.ordered(1)
+    await shop.sync()
+    assert shop.members() == set()
+    await shop.carted(2)
+    await shop.sync()
+    assert shop.members() == people(2) and len(shop.fake.lists()) == 1
+
+
+async def test_a_withdrawn_person_is_removed_at_the_next_run(shop: Shop) -> None:
+    await shop.carted(1, 2)
+    await shop.sync()
+    await shop.withdrew(2)
+    await shop.sync()
+    assert shop.members() == people(1)
+
+
+async def test_everything_sent_is_a_hash(shop: Shop) -> None:
+    await shop.carted(*range(5))
+    await shop.sync()
+    assert all(call["plain"] == 0 for call in shop.fake.calls())
+
+
+async def test_two_sites_do_not_mix(shop: Shop) -> None:
+    other = connected(shop.parts, shop.fake, shop.clock)
+    await shop.carted(1, 2)
+    await other.carted(2, 3)
+    await shop.sync()
+    await other.sync()
+    assert (shop.members(), other.members()) == (people(1, 2), people(2, 3))
+
+
+async def test_a_run_is_copied_for_analysts(shop: Shop) -> None:
+    await shop.carted(1, 2)
+    run = await shop.sync()
+    [row] = await shop.parts.warehouse.select(
+        "SELECT run_id, adds, fingerprint_members FROM audience_run WHERE site_id = {site:UInt32}",
+        {"site": shop.site_id},
+    )
+    assert row == {"run_id": run.id, "adds": 2, "fingerprint_members": 2}
+
+
+async def test_a_connection_or_a_rule_that_is_not_there_is_refused(shop: Shop) -> None:
+    with pytest.raises(Refused, match="no connection 99"):
+        await sync.sync(shop.parts, 99)
+    shop.parts.store.set_audience(shop.link.audience_id, rule='{"all": []}')
+    with pytest.raises(Refused, match="rule is not valid"):
+        await shop.sync()
+    assert shop.link.state == "error" and "rule is not valid" in shop.link.detail
+
+
+# --- too many removals
+
+
+def strict(**changes: Any) -> Push:
+    return Push(**{"chunk_members": 3, "max_remove_ratio": 0.5, "max_remove_min_members": 4, **changes})
+
+
+async def test_many_removals_wait_for_a_yes(shop: Shop) -> None:
+    await shop.carted(1, 2, 3, 4)
+    await shop.sync()
+    await shop.ordered(1, 2, 3)
+    await shop.carted(5)
+    run = await shop.sync(config=strict())
+    assert (run.status, run.held, run.removes) == ("held", 3, 3)
+    assert shop.link.state == "held" and "3 removals wait" in shop.link.detail
+    assert shop.members() == people(1, 2, 3, 4)
+    shop.parts.store.set_connection(shop.link_id, removals_confirmed=True)
+    assert (await shop.sync(config=strict())).status == "done"
+    assert shop.members() == people(4, 5)
+    assert (shop.link.state, shop.link.removals_confirmed) == ("active", False)
+
+
+async def test_whoever_withdrew_goes_even_while_others_wait(shop: Shop) -> None:
+    await shop.carted(1, 2, 3, 4, 5)
+    await shop.sync()
+    await shop.ordered(1, 2, 3)
+    await shop.withdrew(4)
+    run = await shop.sync(config=strict())
+    assert (run.status, run.held) == ("held", 3)
+    assert shop.members() == people(1, 2, 3, 5)
+
+
+async def test_withdrawals_alone_never_wait(shop: Shop) -> None:
+    await shop.carted(1, 2, 3, 4)
+    await shop.sync()
+    await shop.withdrew(1, 2, 3, 4)
+    run = await shop.sync(config=strict())
+    assert (run.status, run.held, run.removes) == ("done", 0, 4)
+    assert shop.members() == set()
+
+
+async def test_a_small_list_is_not_held_back(shop: Shop) -> None:
+    await shop.carted(1, 2, 3)
+    await shop.sync()
+    await shop.ordered(1, 2, 3)
+    assert (await shop.sync(config=strict())).status == "done"
+    assert shop.members() == set()
+
+
+async def test_a_disabled_audience_still_lets_people_withdraw(shop: Shop) -> None:
+    await shop.carted(1, 2)
+    await shop.sync()
+    shop.parts.store.set_audience(shop.link.audience_id, enabled=False)
+    await shop.carted(3)
+    await shop.withdrew(1)
+    await shop.ordered(2)
+    await shop.sync()
+    assert shop.members() == people(2)
+
+
+# --- Pinterest misbehaves
+
+
+async def test_rate_limits_are_waited_for(shop: Shop) -> None:
+    await shop.carted(*range(7))
+    shop.fake.fault("rate_limited", CREATE, retry_after_s=0.05)
+    shop.fake.fault("rate_limited", CHANGE, count=2, retry_after_s=0.05)
+    assert (await shop.sync()).status == "done"
+    assert shop.members() == people(*range(7)) and len(shop.fake.lists()) == 1
+
+
+async def test_a_long_pause_is_given_back_and_gone_on_from(shop: Shop) -> None:
+    await shop.carted(*range(7))
+    shop.fake.fault("rate_limited", CHANGE, retry_after_s=3600)
+    with pytest.raises(RateLimited) as caught:
+        await shop.sync()
+    assert caught.value.retry_after_s > 3000
+    assert (shop.last_run().status, shop.link.state) == ("failed", "error")
+    async with Client(shop.fake.settings()) as later:
+        await shop.sync(client=later)
+    assert shop.members() == people(*range(7)) and shop.link.state == "active"
+
+
+@pytest.mark.parametrize("kind", ["drop_before", "drop_after"])
+@pytest.mark.parametrize("operation", [CREATE, CHANGE, CREATE_AUDIENCE])
+async def test_a_connection_cut_around_a_call_makes_nothing_twice(shop: Shop, kind: str, operation: str) -> None:
+    await shop.carted(*range(7))
+    shop.fake.fault(kind, operation)
+    for _ in range(3):
+        try:
+            await shop.sync()
+            break
+        except PinterestAway:
+            continue
+    assert shop.members() == people(*range(7))
+    assert (len(shop.fake.lists()), len(shop.fake.audiences())) == (1, 1)
+
+
+async def test_what_pinterest_refuses_is_said_and_planned_anew(shop: Shop) -> None:
+    await shop.carted(1)
+    await shop.sync()
+    shop.parts.store.set_connection(shop.link_id, customer_list_id="404404")
+    await shop.carted(2)
+    with pytest.raises(PinterestRefused):
+        await shop.sync()
+    [chunk] = runs.chunks(shop.parts.store, shop.last_run().id)
+    assert (chunk.status, chunk.members) == ("refused", b"") and "404" in chunk.detail
+    shop.parts.store.set_connection(shop.link_id, customer_list_id=shop.fake.lists()[0]["id"])
+    await shop.sync()
+    assert shop.members() == people(1, 2)
+
+
+async def test_a_refused_token_leaves_the_chunk_open(shop: Shop) -> None:
+    """It may have arrived when it was sent before: only a call that is let in can settle it."""
+    await shop.carted(1)
+    async with Client(shop.fake.settings(access_token="pina_revoked")) as revoked:
+        with pytest.raises(PinterestRefused):
+            await shop.sync(client=revoked)
+    assert runs.next_open(shop.parts.store, shop.link_id) is not None
+    await shop.sync()
+    assert shop.members() == people(1)
+
+
+async def test_a_list_that_is_lost_is_made_anew_with_everybody(shop: Shop) -> None:
+    """As after a state database that was lost, or a connection that was reset."""
+    await shop.carted(1, 2)
+    await shop.sync()
+    shop.parts.store.set_connection(
+        shop.link_id, customer_list_id="", pinterest_audience_id="", list_name="another name"
+    )
+    await shop.sync()
+    assert shop.members() == people(1, 2)
+    assert len(shop.fake.lists()) == 2
+
+
+# --- killed at any moment
+
+
+class Killed(BaseException):
+    """What kill -9 looks like from inside: nothing after it happens."""
+
+
+class Fuse:
+    """Lets a number of steps end, then kills."""
+
+    def __init__(self, steps: int) -> None:
+        self.left = steps
+        self.blown = False
+
+    async def guard(self, step: Callable[..., Awaitable[Any]], *args: Any, **kwargs: Any) -> Any:
+        if self.blown:
+            raise Killed
+        result = await step(*args, **kwargs)
+        self.left -= 1
+        if self.left <= 0:
+            self.blown = True
+            raise Killed
+        return result
+
+
+def fused(fuse: Fuse, kind: type) -> type:
+    """`kind`, each of whose public coroutines is a step of the fuse."""
+
+    def step(name: str) -> Any:
+        async def guarded(self: Any, *args: Any, **kwargs: Any) -> Any:
+            return await fuse.guard(getattr(kind, name), self, *args, **kwargs)
+
+        return guarded
+
+    names = [name for name, value in vars(kind).items() if asyncio.iscoroutinefunction(value) and name[0] != "_"]
+    return type(f"Fused{kind.__name__}", (kind,), {name: step(name) for name in names})
+
+
+async def killed_after(shop: Shop, steps: int, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """A sync that is killed when its step number `steps` has been done. False if it ended before that."""
+    fuse = Fuse(steps)
+    client, warehouse = shop.parts.client, shop.parts.warehouse
+    with monkeypatch.context() as patch, contextlib.suppress(Killed):
+        patch.setattr(sync, "Ledger", fused(fuse, Ledger))
+        patch.setattr(client, "__class__", fused(fuse, Client))
+        patch.setattr(warehouse, "__class__", fused(fuse, Warehouse))
+        await shop.sync()
+    shop.clock.now_ms += round(LEASE_S * 1000) + 1
+    return fuse.blown
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+async def test_killed_after_any_step_the_next_sync_ends_it(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first sync, which creates, and the second, which removes and adds: each killed after every step it has."""
+    steps = 1
+    alive = {"first", "second"}
+    while alive:
+        one = connected(shop.parts, shop.fake, shop.clock)
+        await one.carted(*range(5))
+        if "first" in alive and not await killed_after(one, steps, monkeypatch):
+            alive.discard("first")
+        await one.sync()
+        assert one.members() == people(*range(5)), f"killed after step {steps}"
+        await one.ordered(0)
+        await one.withdrew(1)
+        await one.carted(5, 6)
+        if "second" in alive and not await killed_after(one, steps, monkeypatch):
+            alive.discard("second")
+        await one.sync()
+        assert one.members() == people(2, 3, 4, 5, 6), f"killed after step {steps}"
+        mine = [item["id"] for item in one.fake.audiences() if item["name"] == one.link.list_name]
+        assert mine == [one.link.pinterest_audience_id]
+        steps += 1
+    assert steps > 30
+
+
+# --- one process at a time
+
+
+async def test_a_taken_connection_is_left_alone(shop: Shop) -> None:
+    ledger = Ledger(shop.parts.store, shop.link_id, shop.clock)
+    assert await ledger.claim("somebody else", LEASE_S)
+    assert await sync.sync(shop.parts, shop.link_id) is None
+    await ledger.release("somebody else")
+    assert await sync.sync(shop.parts, shop.link_id) is not None
+
+
+async def test_two_processes_at_once_send_everything_once(shop: Shop) -> None:
+    await shop.carted(*range(9))
+    outcomes = await asyncio.gather(*[sync.sync(shop.parts, shop.link_id) for _ in range(4)])
+    assert len([run for run in outcomes if run]) == 1
+    assert shop.members() == people(*range(9))
+    assert len(shop.fake.calls(CREATE)) == 1 and len(shop.fake.calls(CHANGE)) == 2
+
+
+async def test_a_lost_lease_stops_the_sync(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sync, "LEASE_S", 0.3)
+    await shop.carted(1)
+    shop.fake.fault("slow", CREATE, ms=3000)
+    task = asyncio.create_task(sync.sync(shop.parts, shop.link_id))
+    await asyncio.sleep(0.15)
+    shop.parts.store.set_connection(shop.link_id, lease_owner="thief", lease_until_ms=shop.clock.now_ms + 10**9)
+    with pytest.raises(StateError, match="took connection"):
+        await task
+
+
+# --- told to stop
+
+
+async def test_a_stop_ends_after_the_chunk_under_way(shop: Shop) -> None:
+    await shop.carted(*range(9))
+    stop = asyncio.Event()
+
+    async def stop_at_the_first_call() -> None:
+        while not shop.fake.lists():
+            await asyncio.sleep(0.005)
+        stop.set()
+
+    shop.fake.fault("slow", CHANGE, ms=300)
+    watcher = asyncio.create_task(stop_at_the_first_call())
+    run = await shop.sync(stop=stop)
+    await watcher
+    assert run.status == "interrupted"
+    assert len(shop.members()) in (3, 6)
+    assert runs.next_open(shop.parts.store, shop.link_id) is None
+    await shop.sync()
+    assert shop.members() == people(*range(9))
+
+
+# --- ClickHouse misbehaves
+
+
+async def test_a_warehouse_that_is_away_breaks_off_and_is_gone_on_from(
+    shop: Shop, caplog: pytest.LogCaptureFixture
+) -> None:
+    await shop.carted(1)
+    nowhere = shop.parts.warehouse.settings.model_copy(update={"url": "http://127.0.0.1:1"})
+    away = Warehouse.open(nowhere, password="")
+    with pytest.raises(WarehouseAway), caplog.at_level(logging.WARNING):
+        await sync.sync(replace(shop.parts, warehouse=away), shop.link_id)
+    await away.aclose()
+    assert shop.last_run().status == "failed"
+    await shop.sync()
+    assert shop.members() == people(1)
+
+
+async def test_what_was_acknowledged_is_recorded_once_the_warehouse_is_back(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await shop.carted(*range(5))
+
+    async def away(*args: Any, **kwargs: Any) -> None:
+        raise WarehouseAway("gone for a moment")
+
+    with monkeypatch.context() as patch, pytest.raises(WarehouseAway):
+        patch.setattr(membership, "record", away)
+        await shop.sync()
+    chunk = runs.next_open(shop.parts.store, shop.link_id)
+    assert chunk and chunk.status == "acknowledged"
+    run = await shop.sync()
+    assert (run.members, run.adds) == (3, 2)
+    assert shop.members() == people(*range(5))
