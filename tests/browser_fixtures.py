@@ -18,6 +18,10 @@ from typing import Any
 import pytest
 from playwright.async_api import Page, async_playwright
 
+AGENT = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/141.0.0.0 Safari/537.36"
+"""Headless Chromium's own says so, and the collector takes it for a crawler. Set for the whole browser, as what a page
+sends while it is left does not carry what Playwright sets for a page."""
+
 ARGS = (
     "--headless=new",
     "--no-sandbox",
@@ -29,6 +33,7 @@ ARGS = (
     "--disable-component-update",
     "--disable-sync",
     "--remote-debugging-port=0",
+    f"--user-agent={AGENT}",
 )
 START_S = 30.0
 GPC_SCRIPT = "Object.defineProperty(Navigator.prototype, 'globalPrivacyControl', {get: () => true})"
