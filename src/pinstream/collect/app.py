@@ -10,6 +10,7 @@ import logging
 import os
 import re
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from hashlib import blake2b, sha256
 from importlib import resources
@@ -321,14 +322,16 @@ class Allowance:
 def _count(found: Intake) -> None:
     """received = durable + dropped + refused, for every request."""
     metrics.RECEIVED.inc(len(found.outcomes) + found.implied)
-    durable = sum(outcome.status == "durable" for outcome in found.outcomes) + found.implied
-    if durable:
-        metrics.DURABLE.inc(durable)
-    for outcome in found.outcomes:
-        if outcome.status == "dropped":
-            metrics.DROPPED.labels(outcome.reason).inc()
-        elif outcome.status == "refused":
-            metrics.REFUSED.labels(outcome.reason).inc()
+    if found.implied:
+        metrics.DURABLE.inc()
+    for (status, reason), count in Counter((outcome.status, outcome.reason) for outcome in found.outcomes).items():
+        match status:
+            case "durable":
+                metrics.DURABLE.inc(count)
+            case "dropped":
+                metrics.DROPPED.labels(reason).inc(count)
+            case "refused":
+                metrics.REFUSED.labels(reason).inc(count)
 
 
 def _source(request: Request) -> Source:

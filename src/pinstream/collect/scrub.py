@@ -21,6 +21,7 @@ _LEADING_PHONE = re.compile(r"^\+[1-9][0-9 ().\-/]{5,20}[0-9]")
 _PHONE_VALUE = re.compile(r"^[+0-9 ().\-/]{6,25}$")
 _PHONE_KEY = re.compile(r"(?i:phone|mobile|msisdn|whatsapp|telefon|(?<![a-z])tel(?![a-z]))|(?<=[a-z])Tel(?![a-z])")
 _SUSPECT = re.compile(r"[@+%]|(?i:phone|mobile|msisdn|whatsapp|tel)")
+_HINT = re.compile(r"[@+]|(?i:phone|mobile|msisdn|whatsapp|tel)")
 _USERINFO = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]{0,20}://)[^/?#@]*(?:@[^/?#@]*)*@")
 _DELIMITER = re.compile(r"([?&#;/])")
 
@@ -39,10 +40,18 @@ def scrub_url(url: str, layer: int = 0) -> str:
 
     `layer`: how many layers of percent encoding have been taken off already.
     """
-    if not _SUSPECT.search(url):
+    if not _SUSPECT.search(url) or ("%" in url and not _HINT.search(_fully_unquoted(url))):
         return url
     url = _USERINFO.sub(r"\1", url)
     return "".join(_scrub_part(part, layer) for part in _DELIMITER.split(url))
+
+
+def _fully_unquoted(text: str) -> str:
+    for _ in range(MAX_LAYERS):
+        if "%" not in text:
+            break
+        text = unquote(text)
+    return text
 
 
 def _scrub_part(part: str, layer: int) -> str:

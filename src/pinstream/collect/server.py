@@ -26,10 +26,18 @@ SECRET_BYTES: Final = 32
 KEEP_ALIVE_S: Final = 20
 
 
-async def serve(settings: Settings, log: Log, read_snapshot: ReadSnapshot, stop: asyncio.Event | None = None) -> None:
+async def serve(
+    settings: Settings,
+    log: Log,
+    read_snapshot: ReadSnapshot,
+    stop: asyncio.Event | None = None,
+    *,
+    secret: bytes = b"",
+) -> None:
     """Answer requests until `stop` is set or this task is cancelled.
 
     Then: no new connections, running requests finish, the last group is appended, the log is closed.
+    `secret`: key of the hashes of refused payloads; empty = one that is kept in the data folder.
 
     Raises:
         SetupFault: a port is taken, or the log or the data folder cannot be used.
@@ -37,7 +45,7 @@ async def serve(settings: Settings, log: Log, read_snapshot: ReadSnapshot, stop:
     """
     stop = stop or asyncio.Event()
     async with AsyncExitStack() as stack:
-        secret = await asyncio.to_thread(install_secret, settings.data_dir / "collect.secret")
+        secret = secret or await asyncio.to_thread(install_secret, settings.data_dir / "collect.secret")
         gate = Gate(await first_snapshot(read_snapshot, settings.snapshot_file))
         appender = await log.appender()
         stack.push_async_callback(appender.aclose)

@@ -357,12 +357,18 @@ def pack_props(props: dict[str, Any], path: str) -> Raw:
     """`props` as the bytes to store. Raises Refused if they are past their bounds."""
     if not props:
         return Raw(b"{}")
+    if len(msgspec.json.encode(props)) > MAX_PROPS_BYTES:  # first of all, since it bounds the walks below
+        raise _props_too_long(path)
     if depth(props, MAX_PROPS_DEPTH) > MAX_PROPS_DEPTH:
         raise Refused("too_deep", f"Props have at most {MAX_PROPS_DEPTH} levels.", field=path)
     packed = msgspec.json.encode(_storable(props, path))
     if len(packed) > MAX_PROPS_BYTES:
-        raise Refused("too_long", f"Props have at most {MAX_PROPS_BYTES} bytes as JSON.", field=path)
+        raise _props_too_long(path)
     return Raw(packed)
+
+
+def _props_too_long(path: str) -> Refused:
+    return Refused("too_long", f"Props have at most {MAX_PROPS_BYTES} bytes as JSON.", field=path)
 
 
 # --- envelope --------------------------------------------------------------------------------------
