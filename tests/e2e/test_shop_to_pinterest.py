@@ -1,0 +1,166 @@
+"""From a click in a real browser to a member of a list at Pinterest, through every process there is."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import clickhouse_connect
+import pytest
+from playwright.async_api import Page
+
+from pinstream.demo.shoppers import Ledger, expected_cart_abandoners, shop
+from pinstream.demo.stack import TAG_ID, Stack, stack
+from pinstream.errors import PinstreamError
+from tests.browser_fixtures import OpenPage
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(300)]
+
+
+def sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@pytest.fixture
+async def running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Stack]:
+    """Warehouse, collect, load, push, the shop and the fake Pinterest, each as it runs in the demo."""
+    for name in [name for name in os.environ if name.startswith("PINSTREAM_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("PINSTREAM_CONFIG", "")  # put back what the stack sets
+    lines: list[str] = []
+    try:
+        async with stack(tmp_path / "data", lambda name, line: lines.append(f"{name}: {line}")) as everything:
+            yield everything
+    finally:
+        print("\n".join(lines))
+
+
+async def until(holds: Callable[[], object], what: str, timeout_s: float = 40) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not await holds():  # type: ignore[misc]
+        assert time.monotonic() < deadline, what
+        await asyncio.sleep(0.2)
+
+
+async def fill_cart(page: Page, running: Stack, email: str, *, answer: str | None) -> None:
+    """Look at a product, put it into the cart, leave the e-mail, go."""
+    await page.goto(running.shop_url)
+    if answer:
+        await page.click(f"text={answer}")
+    await page.goto(f"{running.shop_url}/p/mug")
+    await page.click("text=Add to cart")
+    await page.wait_for_url("**/cart")
+    await page.fill("#newsletter [name=email]", email)
+    await page.click("text=Sign up")
+    await page.wait_for_url("**/?subscribed=1**")
+    await page.goto("about:blank")
+
+
+async def events_of(running: Stack, email: str) -> int:
+    rows = await running.warehouse.select(
+        "SELECT count() AS n FROM events WHERE em_sha256 = unhex({em:String})", {"em": sha256(email)}
+    )
+    return int(rows[0]["n"])
+
+
+async def test_who_fills_a_cart_and_leaves_becomes_a_member_and_who_says_no_does_not(
+    running: Stack, open_page: OpenPage
+) -> None:
+    yes, no, silent, gpc, buyer = (f"{name}@example.com" for name in ("yes", "no", "silent", "gpc", "buyer"))
+    willing = await open_page()
+    await fill_cart(willing, running, yes, answer="Accept")
+    await fill_cart(await open_page(), running, no, answer="Refuse")
+    await fill_cart(await open_page(), running, silent, answer=None)
+    await fill_cart(await open_page(gpc=True), running, gpc, answer=None)
+    bought = await open_page()
+    await fill_cart(bought, running, buyer, answer="Accept")
+    await bought.goto(f"{running.shop_url}/checkout")
+    await bought.fill("main [name=email]", buyer)
+    await bought.click("text=Place order")
+    await bought.wait_for_url("**/thanks")
+    await bought.goto("about:blank")
+
+    async def ordered() -> bool:
+        rows = await running.warehouse.select("SELECT count() AS n FROM events WHERE event_name = 'checkout'")
+        return bool(rows[0]["n"])
+
+    async def is_member() -> bool:
+        return sha256(yes) in (await running.list_members())[1]
+
+    await until(ordered, "the order is in ClickHouse")
+    await until(is_member, "who consented is in Pinterest's list")
+    assert await running.audience_members() == {sha256(yes)}
+    assert await events_of(running, yes) > 0
+    for email in (no, silent, gpc):
+        assert await events_of(running, email) == 0
+
+    await willing.goto(running.shop_url)
+    await willing.click("text=Privacy choices")
+    await willing.click("text=Refuse")
+    await willing.goto("about:blank")
+
+    async def is_gone() -> bool:
+        return sha256(yes) not in (await running.list_members())[1]
+
+    await until(is_gone, "who withdrew is out of Pinterest's list")
+    assert await running.audience_members() == set()
+
+
+async def test_nothing_is_lost_when_every_process_is_killed_under_load(running: Stack) -> None:
+    ledger = Ledger()
+    shopping = asyncio.create_task(
+        shop(running.collect_url, TAG_ID, seconds=25, events_per_s=60, seed=3, ledger=ledger, origin=running.shop_url)
+    )
+    for name in ("load", "collect", "warehouse", "push", "load", "warehouse"):
+        await asyncio.sleep(3.5)
+        if pid := running.supervisor.pids.get(name):
+            os.kill(pid, signal.SIGKILL)
+    await shopping
+    durable = ledger.durable
+    assert len(durable) > 300
+
+    async def arrived() -> bool:
+        rows = await running.warehouse.select("SELECT uniqExact(event_id) AS n FROM events")
+        return bool(rows[0]["n"] >= len(durable))
+
+    async def answers() -> bool:
+        try:
+            return await arrived()
+        except PinstreamError:
+            return False
+
+    await until(answers, "everything answered durable is in ClickHouse", 60)
+    rows = await running.warehouse.select("SELECT event_id FROM events FINAL")
+    ids = [row["event_id"] for row in rows]
+    assert durable <= set(ids)
+    assert len(ids) == len(set(ids))
+    minutes = await running.warehouse.select("SELECT sum(n) AS n FROM event_minute")
+    positions = await running.warehouse.select("SELECT uniqExact(k_partition, k_offset) AS n FROM events")
+    assert minutes == positions
+
+    async def equal() -> bool:
+        return (await running.list_members())[1] == await running.audience_members()
+
+    await until(equal, "Pinterest's list equals the audience", 60)
+    unsure = {entry.em for entry in ledger.entries.values() if entry.status == "unknown"}
+    known = set().union(*ledger.emails.values()) - unsure
+    assert await running.audience_members() & known == expected_cart_abandoners(ledger) & known
+
+
+async def test_a_plain_clickhouse_client_gets_an_answer_while_everything_runs(running: Stack) -> None:
+    def ask() -> int:
+        port = int(running.settings.warehouse.url.rpartition(":")[2])
+        client = clickhouse_connect.get_client(
+            host="127.0.0.1", port=port, username="default", password="demo", database="pinstream"
+        )
+        try:
+            return int(client.query("SELECT count() FROM events").result_rows[0][0])
+        finally:
+            client.close()
+
+    assert await asyncio.to_thread(ask) >= 0
