@@ -11,16 +11,8 @@ from pinstream.collect import identity
 from pinstream.collect.intake import Intake, Outcome, Random
 from pinstream.collect.scrub import scrub_text
 from pinstream.collect.stamp import RANDOM_BYTES, Context, uuid7
-from pinstream.collect.wire import (
-    MAX_EPIK_CHARS,
-    MAX_SITE_CHARS,
-    decode_json,
-    integer,
-    read_consent,
-    read_user,
-    text,
-    uuid,
-)
+from pinstream.collect.values import decode_json, integer, text, uuid
+from pinstream.collect.wire import MAX_EPIK_CHARS, MAX_SITE_CHARS, read_consent, read_user
 from pinstream.errors import Refused
 from pinstream.event import (
     EARLY_MS,

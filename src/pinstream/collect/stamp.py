@@ -18,7 +18,8 @@ from msgspec.structs import replace
 from pinstream.collect import identity
 from pinstream.collect.identity import NOBODY, Person
 from pinstream.collect.scrub import scrub_data, scrub_text, scrub_url
-from pinstream.collect.wire import MAX_EPIK_CHARS, Envelope, is_uuid, pack_props
+from pinstream.collect.values import is_uuid
+from pinstream.collect.wire import MAX_EPIK_CHARS, Envelope, pack_props
 from pinstream.errors import Refused
 from pinstream.event import (
     CONSENT_WITHDRAWN,

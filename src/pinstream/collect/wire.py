@@ -10,7 +10,6 @@ is part of the answer, so that one bad event never costs the others.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Final, Literal, NamedTuple
@@ -19,15 +18,25 @@ import msgspec
 from msgspec import Raw, Struct, inspect
 
 from pinstream.collect import form
+from pinstream.collect.values import (
+    an_object,
+    decode_json,
+    depth,
+    integer,
+    money,
+    object_or_json,
+    storable,
+    text,
+    unquoted,
+    uuid,
+)
 from pinstream.errors import Refused
 from pinstream.event import (
-    MAX_DEPTH,
     MAX_EVENTS,
     MAX_LINE_ITEMS,
     MAX_PROPS_BYTES,
     MAX_PROPS_DEPTH,
     MAX_TIME_MS,
-    MAX_UINT64,
     LineItem,
     RawEvent,
 )
@@ -36,7 +45,6 @@ MAX_USER_VALUES: Final = 20  # of one identifier
 MAX_USER_CHARS: Final = 512  # of one value
 MAX_EPIK_CHARS: Final = 512
 MAX_SITE_CHARS: Final = 64
-_MIN_INT: Final = -(2**63)
 
 MATCH_KEYS: Final = ("fn", "ln", "ge", "db", "ct", "st", "zp", "country", "hashed_maids")
 USER_KEYS: Final = ("em", "ph", "external_id", *MATCH_KEYS)
@@ -83,7 +91,7 @@ def parse(content_type: str, body: bytes) -> Wire:
         raise Refused("empty_body", "The request has no body.")
     if "form-urlencoded" in content_type and first not in (b"{", b"["):
         return _wire(form.parse(body.strip()))
-    return _wire(_object(decode_json(body), "$"))
+    return _wire(an_object(decode_json(body), "$"))
 
 
 def parse_query(query: bytes) -> Wire:
@@ -93,154 +101,10 @@ def parse_query(query: bytes) -> Wire:
     return _wire(form.parse(query))
 
 
-# --- JSON ------------------------------------------------------------------------------------------
-
-_ESCAPED_PAIR = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}")
-_ESCAPED_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
-
-
-def decode_json(body: bytes) -> Any:
-    """`body` as plain data of at most MAX_DEPTH levels, without NUL or surrogates in any text.
-
-    Raises:
-        Refused: bad_json, bad_text, out_of_range or too_deep.
-    """
-    try:
-        body.decode()
-        data = msgspec.json.decode(body)
-    except UnicodeDecodeError as exc:
-        raise Refused("bad_text", "The body is not UTF-8.", field="$") from exc
-    except RecursionError as exc:
-        raise Refused("too_deep", f"JSON has at most {MAX_DEPTH} levels.", field="$") from exc
-    except msgspec.ValidationError as exc:
-        raise Refused("out_of_range", "A number is too large for JSON readers.", field="$") from exc
-    except msgspec.DecodeError as exc:
-        raise Refused(_why_undecodable(body), "The body is not valid JSON.", field="$") from exc
-    if body.count(b"[") + body.count(b"{") > MAX_DEPTH and depth(data, MAX_DEPTH) > MAX_DEPTH:
-        raise Refused("too_deep", f"JSON has at most {MAX_DEPTH} levels.", field="$")
-    return data
-
-
-def _why_undecodable(body: bytes) -> str:
-    if b"\0" in body or _ESCAPED_SURROGATE.search(_ESCAPED_PAIR.sub(b"", body)):
-        return "bad_text"
-    return "bad_json"
-
-
-def depth(data: Any, limit: int) -> int:
-    """Levels of lists and objects in `data`, counted up to `limit` + 1."""
-    level, here = 0, [data]
-    while level <= limit:
-        nested = [node for node in here if isinstance(node, (dict, list))]
-        if not nested:
-            break
-        level += 1
-        here = [inner for node in nested for inner in (node.values() if isinstance(node, dict) else node)]
-    return level
-
-
-def _storable(data: Any, path: str) -> Any:
-    """`data` with whole numbers past 64 bits as text. Raises Refused for a NUL."""
-    match data:
-        case str() if "\0" in data:
-            raise Refused("bad_text", "A text holds a NUL.", field=path)
-        case dict():
-            return {_storable(key, path): _storable(value, path) for key, value in data.items()}
-        case list():
-            return [_storable(value, path) for value in data]
-        case int() if not _MIN_INT <= data <= MAX_UINT64:
-            return str(data)
-    return data
-
-
-def _object(data: Any, path: str) -> dict[str, Any]:
-    if not isinstance(data, dict):
-        raise Refused("bad_type", "An object is wanted here.", field=path)
-    return data
-
-
-def _object_or_json(data: Any, path: str) -> dict[str, Any]:
-    """A copy of `data`, or of what is written in it as JSON text; empty if nothing was said."""
-    if data is None or data == "":
-        return {}
-    return dict(_object(_unquoted(data, path), path))
-
-
-def _unquoted(data: Any, path: str) -> Any:
-    """`data`, or what is written in it as JSON text."""
-    if not isinstance(data, str):
-        return data
-    try:
-        return decode_json(data.encode())
-    except Refused as exc:
-        raise Refused(exc.reason, str(exc), field=path) from exc
-
-
-# --- single values ---------------------------------------------------------------------------------
-
-_NUMBER = re.compile(r"^[+-]?[0-9]{1,32}(?:\.[0-9]{0,32})?(?:[eE][+-]?[0-9]{1,3})?$|^[+-]?\.[0-9]{1,32}$")
-_UUID = re.compile(r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$")
-_LONG_INT_BITS: Final = 256
+# --- fields ------------------------------------------------------------------------------------------
 
 Reader = Callable[[Any, str], Any]
 """(value, its path) -> the value in our type. Raises Refused."""
-
-
-def text(value: Any, path: str, limit: int) -> str:
-    """Text, or a number as text, of at most `limit` characters."""
-    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-        raise Refused("bad_type", "Text is wanted here.", field=path)
-    if isinstance(value, int) and value.bit_length() > _LONG_INT_BITS:
-        raise Refused("too_long", f"At most {limit} characters.", field=path)
-    string = value if isinstance(value, str) else str(value)
-    if len(string) > limit:
-        raise Refused("too_long", f"At most {limit} characters.", field=path)
-    if "\0" in string:
-        raise Refused("bad_text", "A text holds a NUL.", field=path)
-    return string
-
-
-def number(value: Any, path: str, low: float, high: float) -> int | float:
-    """A number, or one written as text, from `low` to `high`."""
-    if isinstance(value, str):
-        if not _NUMBER.match(value.strip()):
-            raise Refused("bad_type", "A number is wanted here.", field=path)
-        value = _plain_number(value.strip())
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise Refused("bad_type", "A number is wanted here.", field=path)
-    if not low <= value <= high:
-        raise Refused("out_of_range", f"A number from {low} to {high} is wanted here.", field=path)
-    return value
-
-
-def _plain_number(string: str) -> int | float:
-    return int(string) if string.lstrip("+-").isdigit() else float(string)
-
-
-def integer(value: Any, path: str, low: int, high: int) -> int:
-    """A whole number, or one written as text or with a zero fraction, from `low` to `high`."""
-    found = number(value, path, low, high)
-    if found != int(found):
-        raise Refused("bad_type", "A whole number is wanted here.", field=path)
-    return int(found)
-
-
-def money(value: Any, path: str, low: float, high: float) -> float:
-    """An amount, or one written as text, from `low` to `high`; never minus zero."""
-    return float(number(value, path, low, high)) + 0.0
-
-
-def uuid(value: Any, path: str) -> str:
-    """A UUID in its usual spelling, lowercased."""
-    found = text(value, path, MAX_USER_CHARS).strip().lower()
-    if not _UUID.match(found):
-        raise Refused("bad_value", "A UUID is wanted here.", field=path)
-    return found
-
-
-def is_uuid(value: str) -> bool:
-    """Whether `value` is a UUID in lower case."""
-    return bool(_UUID.match(value))
 
 
 def _currency(value: Any, path: str) -> str:
@@ -307,7 +171,7 @@ def _renamed(fields: dict[str, Any], aliases: Mapping[str, str]) -> dict[str, An
 
 def _event(sent: Any, path: str, shared_props: Mapping[str, Any]) -> RawEvent:
     """One event. `shared_props`: unknown keys of the envelope, which every event keeps."""
-    fields = _renamed(dict(_object(sent, path)), _EVENT_ALIASES)
+    fields = _renamed(dict(an_object(sent, path)), _EVENT_ALIASES)
     for key in _ENVELOPE_KEYS:
         if fields.get(key) is not None:
             raise Refused("bad_value", "This belongs into the envelope, beside `events`.", field=f"{path}.{key}")
@@ -317,7 +181,7 @@ def _event(sent: Any, path: str, shared_props: Mapping[str, Any]) -> RawEvent:
     items, extras = _line_items(fields, path)
     if items:
         known["line_items"] = items
-    props = _object_or_json(fields.pop("props", None), f"{path}.props")
+    props = object_or_json(fields.pop("props", None), f"{path}.props")
     if extras:
         props.setdefault("line_items", extras)
     known["props"] = pack_props({**shared_props, **fields, **props}, f"{path}.props")
@@ -339,7 +203,7 @@ def _line_items(fields: dict[str, Any], path: str) -> tuple[list[LineItem], list
     """The line items, and per item what `LineItem` has no field for (empty if there is nothing of the kind)."""
     sent = fields.pop("line_items", None)
     where = f"{path}.line_items"
-    sent = _unquoted(sent, where) if sent != "" else None
+    sent = unquoted(sent, where) if sent != "" else None
     if sent is None or sent == []:
         loose = {name: fields.pop(name) for name in _ITEM_READERS if fields.get(name) is not None}
         return ([LineItem(**_take(loose, _ITEM_READERS, path))] if loose else []), []
@@ -348,7 +212,7 @@ def _line_items(fields: dict[str, Any], path: str) -> tuple[list[LineItem], list
         raise Refused("bad_type", "A list of products is wanted here.", field=where)
     if len(sent) > MAX_LINE_ITEMS:
         raise Refused("too_many", f"At most {MAX_LINE_ITEMS} line items.", field=where)
-    rest = [dict(_object(item, f"{where}[{place}]")) for place, item in enumerate(sent)]
+    rest = [dict(an_object(item, f"{where}[{place}]")) for place, item in enumerate(sent)]
     items = [LineItem(**_take(item, _ITEM_READERS, f"{where}[{place}]")) for place, item in enumerate(rest)]
     return items, rest if any(rest) else []
 
@@ -361,7 +225,7 @@ def pack_props(props: dict[str, Any], path: str) -> Raw:
         raise _props_too_long(path)
     if depth(props, MAX_PROPS_DEPTH) > MAX_PROPS_DEPTH:
         raise Refused("too_deep", f"Props have at most {MAX_PROPS_DEPTH} levels.", field=path)
-    packed = msgspec.json.encode(_storable(props, path))
+    packed = msgspec.json.encode(storable(props, path))
     if len(packed) > MAX_PROPS_BYTES:
         raise _props_too_long(path)
     return Raw(packed)
@@ -463,7 +327,7 @@ def read_consent(value: Any) -> Said:
 
 def read_user(value: Any, path: str) -> dict[str, tuple[str, ...]]:
     """Identifiers as sent, by USER_KEYS. Raises Refused for a key that is none, or values of the wrong shape."""
-    fields = _object_or_json(value, path)
+    fields = object_or_json(value, path)
     if fields.keys() - set(USER_KEYS):
         raise Refused("bad_value", f"Known identifiers are {', '.join(USER_KEYS)}.", field=path)
     return {name: _user_values(values, f"{path}.{name}") for name, values in fields.items()}
@@ -490,7 +354,7 @@ def _is_pinterest(fields: Mapping[str, Any]) -> bool:
 
 def _from_pinterest(fields: dict[str, Any]) -> dict[str, Any]:
     """Pinterest's `tid, event, ed, pd, ad, ov, cb` -> our single event with the envelope inline."""
-    data, person, page, override = (_object_or_json(fields.pop(key, None), f"$.{key}") for key in _PINTEREST_KEYS)
+    data, person, page, override = (object_or_json(fields.pop(key, None), f"$.{key}") for key in _PINTEREST_KEYS)
     person |= {"external_id": data.pop("external_id")} if "external_id" in data and "external_id" not in person else {}
     user = {key: person.pop(key) for key in USER_KEYS if key in person}
     ours: dict[str, Any] = {"url": page.pop("loc", None), "referrer": page.pop("ref", None), **_sent_at(fields)}
