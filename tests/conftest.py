@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from tests.browser_fixtures import chromium, open_page, page
 from tests.fake_pinterest import fake_pinterest, fake_pinterest_server
-from tests.kafka_broker import kafka, kafka_cluster, private_kafka
+from tests.kafka_broker import _spare_kafka, kafka, kafka_cluster, private_kafka
 from tests.warehouse_server import fresh_database, warehouse, warehouse_server, warehouse_settings
 
 __all__ = [
+    "_spare_kafka",
     "chromium",
     "fake_pinterest",
     "fake_pinterest_server",

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -73,14 +74,21 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     broker.stop()
 
 
-@pytest.fixture
-def private_kafka(tmp_path: Path) -> Iterator[Broker]:
-    """A Kafka of this test's own, started, to be stopped, frozen and killed."""
+@pytest.fixture(scope="session")
+def _spare_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
     need_kafka()
-    broker = Broker(tmp_path / "kafka")
-    broker.start()
+    broker = Broker(tmp_path_factory.mktemp("spare-kafka"))
     yield broker
     broker.stop()
+
+
+@pytest.fixture
+def private_kafka(_spare_kafka: Broker) -> Broker:
+    """A running Kafka that the test may stop, freeze and kill. Tests share it one after the other: use new topics."""
+    with suppress(FileNotFoundError, ProcessLookupError):
+        _spare_kafka.signal(signal.SIGCONT)
+    _spare_kafka.start()
+    return _spare_kafka
 
 
 @pytest.fixture

@@ -15,10 +15,10 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener, TopicPartition
@@ -34,6 +34,7 @@ from pinstream.eventlog.contract import MAX_VALUE_BYTES, Bounds, Intent, Partiti
 from pinstream.settings import Log as LogSettings
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 BATCH_BYTES: Final = 1 << 20  # of one batch before compression, unless one record is larger
 MESSAGE_BYTES: Final = MAX_VALUE_BYTES + (64 << 10)  # a topic's max.message.bytes: our largest record in a batch
@@ -42,7 +43,7 @@ SESSION_MS: Final = 10_000  # a member that is not heard of for so long is repla
 FORWARD_KEEP_MS: Final = 24 * 3_600_000  # design: what is forwarded is kept for a day
 READY_S: Final = 2.0  # for the whole of `ready`
 FRESH_S: Final = 2.0  # an acknowledgement this young is proof enough
-CLOSE_S: Final = 5.0  # for what is still open, and again for the client library
+CLOSE_S: Final = 3.0  # for what is still open, and again for the client library
 CREATE_S: Final = 20.0  # until created topics have leaders
 
 # --- what aiokafka's errors mean ------------------------------------------------------------------
@@ -110,6 +111,25 @@ def _translating() -> Iterator[None]:
         raise translated(exc) from exc
 
 
+async def _asked(timeout_s: float, ask: Callable[[], Awaitable[T]]) -> T:
+    """The answer to a question that changes nothing. aiokafka asks a random broker once, and one may be away."""
+    last: kafka.KafkaError = kafka.KafkaTimeoutError()
+    try:
+        async with asyncio.timeout(timeout_s):
+            while True:
+                try:
+                    return await ask()
+                except kafka.KafkaError as exc:
+                    if not exc.retriable:
+                        raise
+                    last = exc
+                await asyncio.sleep(0.1)
+    except TimeoutError:
+        raise translated(last) from last
+    except kafka.KafkaError as exc:
+        raise translated(exc) from exc
+
+
 class _OnlyTheUnexpected(logging.Filter):
     """aiokafka logs every retry; what matters of them reaches our callers as an error. Exceptions pass."""
 
@@ -146,6 +166,7 @@ class KafkaLog:
         self._topics = topics or {EVENTS: settings.kafka_partitions, ENGAGEMENTS: 1, REJECTED: 1, FORWARD: 1}
         self._session_ms = session_timeout_ms
         self._client = client_options(settings)
+        self._timeout_s = settings.kafka_request_timeout_ms / 1000
         if settings.kafka_min_insync > settings.kafka_replication:
             raise Misconfigured(
                 f"log.kafka_min_insync ({settings.kafka_min_insync}) is greater than log.kafka_replication "
@@ -159,6 +180,7 @@ class KafkaLog:
 
         Raises:
             SetupFault: no broker answers, a topic is missing or differs from the settings, or has too few replicas.
+            Retryable: a broker answered and then went away.
         """
         await self.check(create=self._settings.kafka_create_topics)
         appender = KafkaAppender(self._settings, self._client, self._topics)
@@ -196,7 +218,7 @@ class KafkaLog:
                     f"Kafka at {self._settings.kafka_bootstrap} lacks the topics {', '.join(missing)}. Set "
                     "log.kafka_create_topics = true once, or create them."
                 )
-            limits = await _min_insync(admin, list(self._topics))
+            limits = await _min_insync(admin, list(self._topics), self._timeout_s)
         for topic, partitions in self._topics.items():
             self._fit(topic, partitions, found[topic], limits[topic])
 
@@ -207,8 +229,7 @@ class KafkaLog:
             partitions = [Partition(topic, each.number) for topic in topics for each in found.get(topic, [])]
             if not partitions:
                 return {}
-            with _translating():
-                positions = await _positions(admin, group, partitions)
+            positions = await _positions(admin, group, partitions, self._timeout_s)
         reader = AIOKafkaConsumer(**self._client, auto_offset_reset="none", enable_auto_commit=False)
         try:
             with _translating():
@@ -223,7 +244,7 @@ class KafkaLog:
         admin = AIOKafkaAdminClient(**self._client)
         try:
             try:
-                async with asyncio.timeout(self._settings.kafka_request_timeout_ms / 1000):
+                async with asyncio.timeout(_start_s(self._settings)):
                     await admin.start()
             except (kafka.KafkaError, OSError, TimeoutError) as exc:
                 raise SetupFault(
@@ -235,8 +256,7 @@ class KafkaLog:
             await _stopped(admin)
 
     async def _found(self, admin: AIOKafkaAdminClient) -> dict[str, list[_Replicas]]:
-        with _translating():
-            topics = await admin.describe_topics()  # asking for one by name could create it
+        topics = await _asked(self._timeout_s, admin.describe_topics)  # asking for one by name could create it
         return {
             topic["topic"]: [
                 _Replicas(each["partition"], each["leader"], len(each["replicas"]), len(each["isr"]))
@@ -355,17 +375,24 @@ def client_options(settings: LogSettings) -> dict[str, Any]:
     }
 
 
-async def _min_insync(admin: AIOKafkaAdminClient, topics: Sequence[str]) -> dict[str, int]:
+def _start_s(settings: LogSettings) -> float:
+    """How long a client may take to connect: it tries one broker after the other."""
+    return (1 + settings.kafka_bootstrap.count(",")) * settings.kafka_request_timeout_ms / 1000
+
+
+async def _min_insync(admin: AIOKafkaAdminClient, topics: Sequence[str], timeout_s: float) -> dict[str, int]:
+    """The topics' min.insync.replicas."""
     resources = [ConfigResource(ConfigResourceType.TOPIC, name, {"min.insync.replicas": None}) for name in topics]
-    with _translating():
+
+    async def ask() -> dict[str, int]:
         answers = await admin.describe_configs(resources)
-    return {
-        resource[3]: int(entry[1])
-        for answer in answers
-        for resource in answer.resources
-        for entry in resource[4]
-        if entry[0] == "min.insync.replicas"
-    }
+        told = [resource for answer in answers for resource in answer.resources]
+        for code, _, _, _, entries in told:
+            if code or not entries:  # a broker may learn of a new topic a moment after the others
+                raise kafka.for_code(code or kafka.UnknownTopicOrPartitionError.errno)
+        return {name: int(entries[0][1]) for _, _, _, name, entries in told}
+
+    return await _asked(timeout_s, ask)
 
 
 async def _stopped(client: Any) -> None:
@@ -429,7 +456,7 @@ class KafkaAppender:
     async def start(self) -> None:
         """Connect. Raises SetupFault if that does not succeed in time."""
         try:
-            async with asyncio.timeout(self._settings.kafka_request_timeout_ms / 1000):
+            async with asyncio.timeout(_start_s(self._settings)):
                 await self._producer.start()
                 await self._admin.start()
             self._started = True
@@ -558,7 +585,7 @@ class KafkaAppender:
         await _stopped(old)
         while not self._started:
             try:
-                async with asyncio.timeout(self._settings.kafka_request_timeout_ms / 1000):
+                async with asyncio.timeout(_start_s(self._settings)):
                     await new.start()
             except (kafka.KafkaError, OSError, TimeoutError):
                 await asyncio.sleep(1)
@@ -576,9 +603,7 @@ class KafkaAppender:
             raise Retryable("This appender is closed.")
         if self._fault is None and time.monotonic() - self._acked_at < FRESH_S:
             return
-        with _translating():
-            async with asyncio.timeout(READY_S):
-                topics = await self._admin.describe_topics()
+        topics = await _asked(READY_S, self._admin.describe_topics)
         leaders = {topic["topic"]: [each["leader"] for each in topic["partitions"]] for topic in topics}
         for name in self._topics:
             if not leaders.get(name) or min(leaders[name]) < 0:
@@ -647,6 +672,7 @@ class KafkaConsumer(ConsumerRebalanceListener):  # type: ignore[misc]
         self._group = group
         self._topics = list(topics)
         self._timeout_s = admin_options["request_timeout_ms"] / 1000
+        self._start_s = self._timeout_s * (2 + admin_options["bootstrap_servers"].count(","))
         self._generation = 0
         self._assigned: frozenset[Partition] = frozenset()
         self._sought: set[Partition] = set()
@@ -669,7 +695,7 @@ class KafkaConsumer(ConsumerRebalanceListener):  # type: ignore[misc]
 
     async def start(self) -> None:
         """Connect, and begin to join: the assignment comes while polling. Raises aiokafka's errors."""
-        async with asyncio.timeout(self._timeout_s):
+        async with asyncio.timeout(self._start_s):
             await self._consumer.start()
             await self._admin.start()
         self._consumer.subscribe(self._topics, listener=self)
@@ -705,9 +731,7 @@ class KafkaConsumer(ConsumerRebalanceListener):  # type: ignore[misc]
 
     async def position(self, partition: Partition) -> Position:
         """See `contract.Consumer`."""
-        with _translating():
-            async with asyncio.timeout(self._timeout_s):
-                return (await _positions(self._admin, self._group, [partition]))[partition]
+        return (await _positions(self._admin, self._group, [partition], self._timeout_s))[partition]
 
     async def bounds(self, partition: Partition) -> Bounds:
         """See `contract.Consumer`."""
@@ -801,16 +825,20 @@ class KafkaConsumer(ConsumerRebalanceListener):  # type: ignore[misc]
 
 
 async def _positions(
-    admin: AIOKafkaAdminClient, group: str, partitions: Sequence[Partition]
+    admin: AIOKafkaAdminClient, group: str, partitions: Sequence[Partition], timeout_s: float
 ) -> dict[Partition, Position]:
     wanted = [TopicPartition(*each) for each in partitions]
-    stored = await admin.list_consumer_group_offsets(group, partitions=wanted)
-    found = {}
-    for each in wanted:
-        if each not in stored:  # the coordinator is not ready: this is not "nothing was committed"
-            raise kafka.GroupCoordinatorNotAvailableError(f"no answer for {each.topic}/{each.partition}")
-        found[Partition(each.topic, each.partition)] = _position(stored[each])
-    return found
+
+    async def ask() -> dict[TopicPartition, OffsetAndMetadata]:
+        stored: dict[TopicPartition, OffsetAndMetadata] = await admin.list_consumer_group_offsets(
+            group, partitions=wanted
+        )
+        if not all(each in stored for each in wanted):  # it is not ready: not the same as "nothing was committed"
+            raise kafka.GroupCoordinatorNotAvailableError
+        return stored
+
+    stored = await _asked(timeout_s, ask)
+    return {Partition(each.topic, each.partition): _position(stored[each]) for each in wanted}
 
 
 def _position(stored: OffsetAndMetadata) -> Position:
