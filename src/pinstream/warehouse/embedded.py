@@ -96,9 +96,9 @@ class Engine:
             # chDB would take SIGINT and SIGTERM away from the process
             chdb._chdb.set_signal_handlers_enabled(0)  # type: ignore[attr-defined]
             self._owner = chdb.connect(str(self._folder))
+            self._close_file_access()
         except (RuntimeError, OSError) as exc:
             raise SetupFault(_why_not_opened(self._folder, str(exc))) from exc
-        self._close_file_access()
         self.version, self.timezone = self._rows("SELECT version(), timezone()")[0]
         self.forbidden = guard.forbidden_calls(
             name for (name,) in self._rows("SELECT name FROM system.table_functions")
@@ -108,10 +108,18 @@ class Engine:
         return [json.loads(line) for line in self._owner.query(sql, "JSONCompactEachRow").bytes().splitlines()]
 
     def _close_file_access(self) -> None:
-        """chDB's own `default` database takes an unknown table's name for a file's path: replace it by a plain one."""
+        """chDB's own `default` database takes an unknown table's name for a file's path: replace it by a plain one.
+
+        The plain one's folder appears with its first table. Before that, a note of it that was left by an earlier
+        start names a database that chDB does not load, and would stand in the way.
+        """
+        metadata = self._folder / "metadata"
         self._owner.query("DETACH DATABASE default")
-        known = (self._folder / "metadata" / "default.sql").exists()
-        self._owner.query("ATTACH DATABASE default" if known else "CREATE DATABASE default ENGINE = Atomic")
+        if (metadata / "default").exists():
+            self._owner.query("ATTACH DATABASE default")
+        else:
+            (metadata / "default.sql").unlink(missing_ok=True)
+            self._owner.query("CREATE DATABASE default ENGINE = Atomic")
 
     def run(self, call: Call) -> Outcome:
         """Run one statement to its end.
