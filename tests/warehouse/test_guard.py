@@ -247,7 +247,9 @@ def test_data_begins_after_one_line_break(sql: bytes, data: bytes) -> None:
     statement = guard.inspect(sql)
     assert statement.insert_format == "JSONEachRow"
     assert sql[statement.data_at :] == data
-    assert b"FORMAT" not in statement.head
+    assert b"FORMAT" not in statement.head + statement.settings
+    assert b"SETTINGS" not in statement.head
+    assert (statement.settings.strip() == b"SETTINGS async_insert = 0") == (b"SETTINGS" in sql)
 
 
 def test_the_statement_is_bounded_and_its_data_is_not() -> None:

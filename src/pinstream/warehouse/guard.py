@@ -98,7 +98,9 @@ class Statement(NamedTuple):
     insert_format: str
     """Format of the data of an INSERT ... FORMAT; empty for every other statement."""
     head: bytes
-    """What the engine gets: the whole text, without the FORMAT clause and the data of an INSERT ... FORMAT."""
+    """What the engine gets: the whole text; of an INSERT ... FORMAT what comes before SETTINGS and FORMAT."""
+    settings: bytes
+    """The SETTINGS clause of an INSERT ... FORMAT."""
     data_at: int
     """Where an INSERT's data begins; -1 if it has none."""
 
@@ -219,6 +221,7 @@ class _Reader:
         self.output_format = ""
         self.bare = True
         self.inserts = False
+        self.settings_at = len(sql)
 
     def advance(self) -> None:
         """Go on by one token."""
@@ -236,7 +239,7 @@ class _Reader:
         if len(self.sql) > MAX_SQL_BYTES:
             raise _syntax(f"the statement is longer than {MAX_SQL_BYTES} bytes; send data with FORMAT instead")
         self.check_head()
-        return Statement(self.kind(), self.output_format, "", self.sql, -1)
+        return Statement(self.kind(), self.output_format, "", self.sql, b"", -1)
 
     def data_follows(self) -> bool:
         """At FORMAT of INSERT INTO t [(columns)] [SETTINGS ...] FORMAT name."""
@@ -259,7 +262,9 @@ class _Reader:
         if name.upper() == "VALUES":
             rest = _Reader(b"INSERT INTO t VALUES " + sql[at:], self.forbidden)
             rest.statement()
-        return Statement("write", "", name, sql[: self.token.begin], at)
+        end = self.token.begin
+        split = min(self.settings_at, end)
+        return Statement("write", "", name, sql[:split], sql[split:end], at)
 
     def kind(self) -> Kind:
         if self.first in _SESSION:
@@ -313,6 +318,8 @@ class _Reader:
         outermost = len(self.from_clause) == 1
         self.bare = self.bare and not (upper == "SELECT" or (outermost and upper in ("VALUES", "WITH", "FROM")))
         self.inserts = self.inserts or (outermost and upper == "INSERT")
+        if outermost and upper == "SETTINGS":
+            self.settings_at = min(self.settings_at, self.token.begin)
 
     def check_engine(self) -> None:
         """At ENGINE: what is named next must be allowed. Without `=` it may also be a column called engine."""
