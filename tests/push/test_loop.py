@@ -19,7 +19,6 @@ from pinstream.push import sync
 from pinstream.push.sync import MAX_RETRY_S, _Agenda, loop
 from pinstream.settings import Push, Settings
 from pinstream.state import runs
-from pinstream.state.store import Store
 from tests.push.conftest import Shop, connected, people
 from tests.warehouse_server import PASSWORD
 
@@ -201,9 +200,3 @@ def _worker(shop: Shop) -> subprocess.Popen[bytes]:
     }
     command = [sys.executable, "-m", "tests.push.worker"]
     return subprocess.Popen(command, env=os.environ | settings, stdout=subprocess.PIPE)
-
-
-def test_the_worker_is_the_real_loop() -> None:
-    from tests.push import worker
-
-    assert worker.loop is loop and worker.Store is Store

@@ -240,13 +240,29 @@ async def test_what_pinterest_refuses_is_said_and_planned_anew(shop: Shop) -> No
     assert shop.members() == people(1, 2)
 
 
+async def test_an_audience_that_pinterest_will_not_make_is_said_and_tried_again(shop: Shop) -> None:
+    await shop.carted(1)
+    await shop.sync()
+    good = shop.link.customer_list_id
+    shop.parts.store.set_connection(shop.link_id, customer_list_id="404404", pinterest_audience_id="")
+    run = await shop.sync()
+    assert run.status == "done" and "made no audience of the list yet" in shop.link.detail
+    shop.parts.store.set_connection(shop.link_id, customer_list_id=good)
+    await shop.sync()
+    assert shop.link.pinterest_audience_id and shop.link.detail == ""
+
+
 async def test_a_refused_token_leaves_the_chunk_open(shop: Shop) -> None:
     """It may have arrived when it was sent before: only a call that is let in can settle it."""
     await shop.carted(1)
     async with Client(shop.fake.settings(access_token="pina_revoked")) as revoked:
         with pytest.raises(PinterestRefused):
             await shop.sync(client=revoked)
-    assert runs.next_open(shop.parts.store, shop.link_id) is not None
+        assert runs.next_open(shop.parts.store, shop.link_id) is not None
+        shop.parts.store.set_connection(shop.link_id, state="active", detail="")
+        with pytest.raises(PinterestRefused):
+            await shop.sync(client=revoked)
+        assert shop.link.state == "error" and "401" in shop.link.detail
     await shop.sync()
     assert shop.members() == people(1)
 

@@ -32,32 +32,38 @@ WITH
     WHERE site_id = {site:UInt32} AND id_type IN ('em', 'external_id')
       AND last_seen >= toDateTime({shared_since:UInt32})
     GROUP BY visitor_id, id_type HAVING uniqExact(id_value) > {max_ids:UInt32}),
-  shared_id AS (
-    SELECT id_type, id_value FROM identity
-    WHERE site_id = {site:UInt32} AND id_type IN ('em', 'external_id')
-    GROUP BY id_type, id_value HAVING uniqExact(visitor_id) > {max_visitors:UInt32}),
-  link AS (
-    SELECT id_type, id_value, visitor_id, visitor_id IN shared_device AS shared FROM identity
-    WHERE site_id = {site:UInt32} AND id_type IN ('em', 'external_id') AND (id_type, id_value) NOT IN shared_id),
-  by_em AS (SELECT id_value AS em, visitor_id, shared FROM link WHERE id_type = 'em'),
-  by_external_id AS (SELECT id_value AS external_id, visitor_id, shared FROM link WHERE id_type = 'external_id'),
+  shared_external_id AS (
+    SELECT id_value FROM identity WHERE site_id = {site:UInt32} AND id_type = 'external_id'
+    GROUP BY id_value HAVING uniqExact(visitor_id) > {max_visitors:UInt32}),
+  by_em AS (
+    SELECT id_value AS em, visitor_id FROM identity
+    WHERE site_id = {site:UInt32} AND id_type = 'em'),
+  by_external_id AS (
+    SELECT id_value AS external_id, visitor_id FROM identity
+    WHERE site_id = {site:UInt32} AND id_type = 'external_id' AND id_value NOT IN shared_external_id),
   em_to_external_id AS (
     SELECT DISTINCT by_em.em AS em, by_external_id.external_id AS external_id
     FROM by_em INNER JOIN by_external_id ON by_em.visitor_id = by_external_id.visitor_id
-    WHERE NOT by_em.shared),
+    WHERE by_em.visitor_id NOT IN shared_device),
   device AS (
-    SELECT em, visitor_id, shared FROM by_em
-    UNION DISTINCT
-    SELECT em_to_external_id.em, by_external_id.visitor_id, by_external_id.shared
+    SELECT em, visitor_id, 1 AS direct FROM by_em
+    UNION ALL
+    SELECT em_to_external_id.em, by_external_id.visitor_id, 0
     FROM em_to_external_id
     INNER JOIN by_external_id ON em_to_external_id.external_id = by_external_id.external_id)
 SELECT toFixedString(device.em, 32) AS em
 FROM device
-INNER JOIN (SELECT * EXCEPT (em, epik) FROM visitor_profile FINAL WHERE site_id = {site:UInt32}) AS profile
+INNER JOIN (
+  SELECT * EXCEPT (em, epik), visitor_id IN shared_device AS shared
+  FROM visitor_profile FINAL WHERE site_id = {site:UInt32}) AS profile
   ON device.visitor_id = profile.visitor_id
 GROUP BY device.em
+HAVING uniqExactIf(device.visitor_id, direct) <= {max_visitors:UInt32}
 """
-"""One row a person; a HAVING follows. Columns of `profile`, and `shared`, are those of one device."""
+"""One row a person; further conditions follow. Columns of `profile` are those of one device.
+
+Rows of a device may come more than once, so only aggregates that do not mind are used.
+"""
 
 _CONSENTS: Final = "maxIf(consent, consent.2 = 2 OR (consent.2 = 1 AND NOT shared)).2 = 1"
 _ERASED: Final = "SELECT id_value FROM erased WHERE site_id = {site:UInt32} AND id_type = 'em'"
@@ -100,7 +106,7 @@ def _people(having: Sequence[str], params: dict[str, Any], site_id: int, now_ms:
         "max_ids": MAX_IDS_PER_VISITOR,
         "max_visitors": MAX_VISITORS_PER_ID,
     }
-    return Query(sql=f"{_PEOPLE}HAVING " + "\n  AND ".join(having), params=params | bounds)
+    return Query(sql=_PEOPLE + "".join(f"  AND {condition}\n" for condition in having), params=params | bounds)
 
 
 class _Windows:

@@ -101,9 +101,10 @@ class _Sync:
         self._ledger = ledger
 
     async def run(self) -> Run:
-        await self._resume()
-        run_id = await self._ledger.begin()
+        run_id = 0
         try:
+            await self._resume()
+            run_id = await self._ledger.begin()
             held = await self._plan(run_id)
             if not await self._send_planned(run_id):
                 return await self._ledger.finish(run_id, "interrupted", "Stopped; the next sync goes on from there.")
@@ -250,9 +251,11 @@ class _Sync:
         return run
 
     async def _failed(self, run_id: int, exc: PinstreamError) -> None:
+        """Say so where people look. `run_id` 0: it never came to a run."""
         with contextlib.suppress(StateError):
-            await self._ledger.finish(run_id, "failed", str(exc))
             await self._ledger.change(state="error", detail=str(exc))
+            if run_id:
+                await self._ledger.finish(run_id, "failed", str(exc))
 
 
 # --- the loop ------------------------------------------------------------------------------------
@@ -321,6 +324,7 @@ async def _attempt(parts: Parts, connection_id: int) -> Run | PinstreamError | N
         return exc
     finally:
         task.cancel()
+        await asyncio.wait([task])
     if run is not None:
         metrics.SYNCS.labels(run.status).inc()
         if run.adds or run.removes:
