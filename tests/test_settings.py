@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import tomllib
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from pinstream.errors import Misconfigured
 @pytest.fixture(autouse=True)
 def no_settings_of_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    for name in settings.os.environ:
+    for name in os.environ:
         if name.startswith("PINSTREAM_"):
             monkeypatch.delenv(name)
 

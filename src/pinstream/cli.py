@@ -13,7 +13,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import structlog
 import typer
@@ -26,6 +26,9 @@ from pinstream import settings as settings_module
 from pinstream.errors import PinstreamError
 from pinstream.settings import Settings
 from pinstream.supervisor import supervised, until_signalled
+
+if TYPE_CHECKING:  # imported where it is used, so that `--help` is quick
+    from pinstream.state.store import Store
 
 app = typer.Typer(no_args_is_help=True, add_completion=True, rich_markup_mode=None, pretty_exceptions_enable=False)
 config = typer.Typer(no_args_is_help=True, help="Show the settings in force, or a documented sample file.")
@@ -121,7 +124,7 @@ def _now_ms() -> int:
 
 
 @contextmanager
-def _store() -> Iterator[Any]:
+def _store() -> Iterator[Store]:
     from pinstream.state.store import Store
 
     store = Store.open(_settings().state_url)
@@ -222,7 +225,7 @@ def keys_create(
 def keys_list(as_json: AsJson = False) -> None:
     """All keys, without the keys."""
     with _store() as store:
-        _print([_plain(key) for key in store.keys()], as_json)  # noqa: SIM118
+        _print([_plain(key) for key in store.api_keys()], as_json)
 
 
 @keys.command("revoke")

@@ -23,7 +23,7 @@ from pinstream.pinterest.client import Client
 from pinstream.push import sync
 from pinstream.settings import Settings
 from pinstream.state.snapshot import Snapshot
-from pinstream.state.store import Audience, Store
+from pinstream.state.store import PAYLOAD_KEY, Audience, Store
 from pinstream.supervisor import Program
 from pinstream.warehouse import migrate, queries
 from pinstream.warehouse.client import Warehouse, password
@@ -81,7 +81,7 @@ async def collect(settings: Settings, stop: asyncio.Event) -> None:
 async def load(settings: Settings, stop: asyncio.Event) -> None:
     """Log -> ClickHouse, exactly once. On embedded engines this role also brings the schema up to date."""
     async with open_store(settings) as store, open_warehouse(settings) as warehouse:
-        secret = await asyncio.to_thread(store.secret, "payload_hash")
+        secret = await asyncio.to_thread(store.secret, PAYLOAD_KEY)
         loader = Loader(open_log(settings), warehouse, settings.load, secret)
         async with ops.serve("127.0.0.1", settings.load.ops_port, loader.ready):
             await _schema_ready(settings, warehouse, stop)

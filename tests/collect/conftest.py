@@ -97,7 +97,7 @@ async def running(
     log = appender or await JournalLog(folder, Log()).appender()
     committer = Committer(log, settings)
     committer.start()
-    app = build(Gate(snapshot), committer, settings, clock, b"secret")
+    app = build(Gate(snapshot), committer, settings, clock)
     options: dict[str, Any] = {"http": "httptools", "ws": "none", "lifespan": "off", "proxy_headers": False}
     try:
         async with serving(app, "127.0.0.1", 0, **options) as port:

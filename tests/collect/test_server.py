@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import stat
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -137,22 +136,3 @@ async def test_cancelling_stops_in_order_too(tmp_path: Path) -> None:
         await task
     async with serving(settings):
         pass
-
-
-def test_the_secret_is_made_once_and_private(tmp_path: Path) -> None:
-    path = tmp_path / "new" / "collect.secret"
-    first = server.install_secret(path)
-    assert len(first) == server.SECRET_BYTES
-    assert server.install_secret(path) == first
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert [file.name for file in path.parent.iterdir()] == ["collect.secret"]
-
-
-def test_a_secret_that_is_none_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "collect.secret"
-    path.write_bytes(b"short")
-    with pytest.raises(SetupFault, match="does not hold"):
-        server.install_secret(path)
-    (tmp_path / "file").touch()
-    with pytest.raises(SetupFault, match="Cannot keep a secret"):
-        server.install_secret(tmp_path / "file" / "collect.secret")

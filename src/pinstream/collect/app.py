@@ -51,9 +51,9 @@ _VISITOR = re.compile(rf"(?:^|;)\s*{answers.COOKIE}=([^;\s]*)")
 _EPIK = re.compile(r"(?:^|;)\s*_epik=([^;\s]*)")
 
 
-def build(gate: Gate, committer: Committer, settings: Collect, clock: Clock, secret: bytes = b"") -> ASGIApp:
-    """The edge as an ASGI app. `secret`: key of the hashes of refused payloads, 64 bytes at most."""
-    edge = Edge(gate, committer, settings, clock, secret)
+def build(gate: Gate, committer: Committer, settings: Collect, clock: Clock) -> ASGIApp:
+    """The edge as an ASGI app."""
+    edge = Edge(gate, committer, settings, clock)
     hot: dict[str, Run] = {"POST": edge.events}
     pixel: dict[str, Run] = {"GET": edge.pixel, "HEAD": edge.pixel, "POST": edge.events}
     tag, health = TagFile(), {"GET": healthz, "HEAD": healthz}
@@ -139,12 +139,11 @@ class _Open:
 class Edge:
     """What the endpoints share: who may send, where records go, the time."""
 
-    def __init__(self, gate: Gate, committer: Committer, settings: Collect, clock: Clock, secret: bytes) -> None:
+    def __init__(self, gate: Gate, committer: Committer, settings: Collect, clock: Clock) -> None:
         self._gate = gate
         self._committer = committer
         self._settings = settings
         self._clock = clock
-        self._secret = secret
         self._proxies = networks(settings.trusted_proxies)
         self._allowance = Allowance(settings.reject_records_per_s)
         self._open = _Open()
@@ -286,7 +285,7 @@ class Edge:
         granted = self._allowance.take(len(refused), now_ms)
         if not granted:
             return
-        payload_hash = blake2b(body, key=self._secret, digest_size=16).hexdigest()
+        payload_hash = blake2b(body, key=self._gate.snapshot.payload_key, digest_size=16).hexdigest()
         rejections = [
             Rejection(
                 received_ms=now_ms,

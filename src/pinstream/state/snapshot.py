@@ -56,6 +56,8 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     keys: tuple[Key, ...] = ()
     suppressed: frozenset[str] = frozenset()
     """SHA-256 hex of e-mails, phones and external ids of people who asked to be erased."""
+    payload_key: bytes = b""
+    """This installation's key for the hashes of refused payloads."""
 
 
 def save(snapshot: Snapshot, path: Path) -> None:

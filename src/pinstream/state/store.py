@@ -23,6 +23,8 @@ from pinstream.state import database
 from pinstream.state.snapshot import Key, Site, Snapshot
 from pinstream.state.tables import API_KEY, AUDIENCE, CONNECTION, SECRET, SITE, SUPPRESSION
 
+PAYLOAD_KEY: Final = "payload_hash"
+"""Name of the secret that hashes of refused payloads are keyed with."""
 KEY_PREFIX: Final = "psk_"
 SECRET_BYTES: Final = 32
 MAX_ORIGINS: Final = 100
@@ -313,6 +315,7 @@ class Store:
 
     def snapshot(self, now_ms: int) -> Snapshot:
         """What `collect` needs, all of one moment."""
+        payload_key = self.secret(PAYLOAD_KEY)
         with database.reading(self.engine) as connection:
             keys = [
                 Key(sha256=row.sha256, prefix=row.prefix, site_id=row.site_id or 0)
@@ -323,6 +326,7 @@ class Store:
                 sites=tuple(_sites(connection)),
                 keys=tuple(keys),
                 suppressed=frozenset(_suppressed(connection)),
+                payload_key=payload_key,
             )
 
     # --- in common -----------------------------------------------------------------------------------

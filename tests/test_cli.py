@@ -1,0 +1,146 @@
+"""The command line as a person or a program uses it: real processes, exit codes, sentences."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pinstream import serving
+from tests.warehouse_server import free_port
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("PINSTREAM_")}
+
+    def pinstream(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "pinstream", *arguments],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            cwd=tmp_path,
+            env=clean | {"PINSTREAM_DATA_DIR": str(tmp_path / "data")} | environment,
+        )
+
+    return pinstream
+
+
+def said(done: subprocess.CompletedProcess[str]) -> object:
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_sites_and_keys(run: Run) -> None:
+    added = said(
+        run("sites", "add", "--tag-id", "shop", "--origin", "https://a.example", "--currency", "EUR", "--json")
+    )
+    assert isinstance(added, list)
+    assert added[0]["origins"] == ["https://a.example"]
+    assert run("sites", "origins", "shop", "https://b.example", "https://c.example").returncode == 0
+    listed = said(run("sites", "list", "--json"))
+    assert isinstance(listed, list)
+    assert listed[0]["origins"] == ["https://b.example", "https://c.example"]
+
+    made = said(run("keys", "create", "--site", "shop", "--label", "erp", "--json"))
+    assert isinstance(made, dict)
+    assert made["key"].startswith("psk_")
+    keys = run("keys", "list", "--json")
+    assert made["key"] not in keys.stdout
+    shown = said(keys)
+    assert isinstance(shown, list)
+    assert run("keys", "revoke", shown[0]["prefix"]).returncode == 0
+    assert said(run("keys", "list", "--json")) == []
+
+
+def test_audiences(run: Run) -> None:
+    run("sites", "add", "--tag-id", "shop", "--origin", "*")
+    assert (
+        run("audiences", "add", "--site", "shop", "--ad-account", "549755885175", "--within-days", "3").returncode == 0
+    )
+    listed = said(run("audiences", "list", "--json"))
+    assert isinstance(listed, list)
+    assert (listed[0]["name"], listed[0]["connection"]) == ("cart_abandoned", "new")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("sites", "add", "--tag-id", "a b", "--origin", "*"), "tag id"),
+        (("sites", "add", "--tag-id", "shop", "--origin", "shop.example"), "origin"),
+        (("sites", "origins", "nobody", "*"), "no site nobody"),
+        (("keys", "create", "--site", "nobody"), "no site nobody"),
+        (("keys", "revoke", "psk_x"), "keys list"),
+        (("audiences", "sync", "77"), "not connected"),
+        (("push",), "ad_account_id"),
+    ],
+)
+def test_a_fault_is_a_sentence_and_exit_code_1(run: Run, arguments: tuple[str, ...], sentence: str) -> None:
+    done = run(*arguments, PINSTREAM_WAREHOUSE__PASSWORD="x")
+    assert done.returncode == 1, done.stdout
+    assert sentence in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [("sites", "add"), ("nonsense",), ("audiences", "preview", "x")])
+def test_a_wrong_command_exits_with_2(run: Run, arguments: tuple[str, ...]) -> None:
+    assert run(*arguments).returncode == 2
+
+
+def test_the_sample_is_toml_and_show_masks(run: Run) -> None:
+    sample = run("config", "sample")
+    assert sample.returncode == 0
+    tomllib.loads(sample.stdout)
+    shown = run("config", "show", "--json", PINSTREAM_PINTEREST__ACCESS_TOKEN="pina_hush")
+    assert "pina_hush" not in shown.stdout
+    settings = said(shown)
+    assert isinstance(settings, dict)
+    assert settings["log"]["kind"] == "journal"
+
+
+@pytest.mark.parametrize(
+    ("role", "setting"),
+    [
+        ("collect", "PINSTREAM_COLLECT__PORT"),
+        ("collect", "PINSTREAM_COLLECT__OPS_PORT"),
+        ("load", "PINSTREAM_LOAD__OPS_PORT"),
+        ("warehouse", "PINSTREAM_WAREHOUSE__URL"),
+    ],
+)
+def test_a_taken_port_is_named(run: Run, role: str, setting: str) -> None:
+    with serving.bind("127.0.0.1", 0) as listener:
+        port = listener.getsockname()[1]
+        environment = {
+            "PINSTREAM_COLLECT__PORT": str(free_port()),
+            "PINSTREAM_COLLECT__OPS_PORT": str(free_port()),
+            "PINSTREAM_WAREHOUSE__URL": f"http://127.0.0.1:{free_port()}",
+            "PINSTREAM_WAREHOUSE__PASSWORD": "x",
+        }
+        done = run(role, **environment | {setting: str(port) if "URL" not in setting else f"http://127.0.0.1:{port}"})
+    assert done.returncode == 1
+    assert f"Port {port} on 127.0.0.1 is taken" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("role", ["collect", "load", "warehouse"])
+def test_a_data_folder_that_cannot_be_written_is_named(run: Run, role: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = run(role, PINSTREAM_DATA_DIR=str(tmp_path / "file" / "data"), PINSTREAM_COLLECT__PORT=str(free_port()))
+    assert done.returncode == 1
+    assert str(tmp_path / "file") in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_help_names_every_command(run: Run) -> None:
+    text = run("--help").stdout
+    for name in ("collect", "load", "push", "warehouse", "up", "demo", "migrate", "doctor", "sql", "sites", "keys"):
+        assert name in text
