@@ -128,6 +128,21 @@ async def test_fifty_appends_at_once(place: Place) -> None:
     assert sorted(row.value for rows in found.values() for row in rows) == sorted(values)
 
 
+async def test_many_appends_wait_their_turn(place: Place) -> None:
+    """Far more at once than a log takes in one go, to one partition: each gets its turn well within the time-out."""
+    async with appending(place) as appender, consuming(place) as consumer:
+
+        async def some(call: int) -> None:
+            for n in range(20):
+                await appender.append([Record(place.other, 1, b"%d-%d" % (call, n))])
+
+        await asyncio.gather(*(some(call) for call in range(100)))
+        (rows,) = (await read(consumer, 2000)).values()
+    for call in range(100):
+        own = [row.value for row in rows if row.value.startswith(b"%d-" % call)]
+        assert own == [b"%d-%d" % (call, n) for n in range(20)]
+
+
 async def test_an_empty_append_is_nothing(place: Place) -> None:
     async with appending(place) as appender:
         await appender.append([])

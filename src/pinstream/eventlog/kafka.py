@@ -432,6 +432,7 @@ class KafkaAppender:
         self._client = client
         self._topics = topics
         self._turns = count()
+        self._turn_of: dict[Partition, asyncio.Lock] = {}
         self._open: set[asyncio.Future[Any]] = set()
         self._unsettled: set[asyncio.Future[bool]] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -516,20 +517,39 @@ class KafkaAppender:
         await asyncio.gather(*(self._send_lane(lane, deadline) for lane in lanes.values()))
 
     async def _send_lane(self, lane: Sequence[_Batch], deadline: float) -> None:
-        """In order; after one that Kafka's client does not take, none."""
-        for batch in lane:
-            if not self._started or time.monotonic() >= deadline:
-                batch.refusal = kafka.KafkaTimeoutError("no room in time")
-                return
-            try:
-                batch.ack = await self._producer.send_batch(
-                    batch.builder, batch.partition.topic, partition=batch.partition.number
-                )
-            except (kafka.KafkaError, OSError, TimeoutError) as exc:
-                batch.refusal = exc
-                return
-            self._open.add(batch.ack)
-            batch.ack.add_done_callback(self._closed_ack)
+        """In order; after one that Kafka's client does not take, none.
+
+        One append at a time for each partition: aiokafka lets whoever comes first in, and counts the time of those
+        that wait several times over.
+        """
+        turn = self._turn_of.setdefault(lane[0].partition, asyncio.Lock())
+        try:
+            async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+                await turn.acquire()
+        except TimeoutError as exc:
+            lane[0].refusal = exc
+            return
+        try:
+            for batch in lane:
+                if not await self._offer(batch, deadline):
+                    return
+        finally:
+            turn.release()
+
+    async def _offer(self, batch: _Batch, deadline: float) -> bool:
+        if not self._started or time.monotonic() >= deadline:
+            batch.refusal = kafka.KafkaTimeoutError("no room in time")
+            return False
+        try:
+            batch.ack = await self._producer.send_batch(
+                batch.builder, batch.partition.topic, partition=batch.partition.number
+            )
+        except (kafka.KafkaError, OSError, TimeoutError) as exc:
+            batch.refusal = exc
+            return False
+        self._open.add(batch.ack)
+        batch.ack.add_done_callback(self._closed_ack)
+        return True
 
     def _closed_ack(self, ack: asyncio.Future[Any]) -> None:
         self._open.discard(ack)
