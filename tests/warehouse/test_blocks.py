@@ -168,6 +168,7 @@ async def test_views_take_only_their_own_version(warehouse: Warehouse) -> None:
     assert found["event_minute"][0] == found["visitor_profile"][0] == found["identity"][0] == 0
 
 
+@pytest.mark.slow
 async def test_kill_9_while_inserting_then_the_same_blocks_again(tmp_path: Path) -> None:
     """# Killed three times at random; unacknowledged blocks come again under their tokens; then everything is exact."""
     server = EmbeddedProcess(tmp_path)

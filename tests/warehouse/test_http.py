@@ -443,6 +443,7 @@ async def test_statements_run_side_by_side(raw: httpx.AsyncClient) -> None:
     assert time.monotonic() - started < 4
 
 
+@pytest.mark.slow
 async def test_slow_reads_keep_no_insert_out(raw: httpx.AsyncClient, table: str) -> None:
     limits = httpx.Limits(max_connections=64)
     async with httpx.AsyncClient(base_url=raw.base_url, auth=raw.auth, limits=limits, timeout=60) as client:
@@ -467,6 +468,7 @@ async def test_sigterm_lets_statements_finish(tmp_path: Path) -> None:
         assert (await slow).text == "0\n"
 
 
+@pytest.mark.slow
 async def test_sigterm_interrupts_what_does_not_end(tmp_path: Path) -> None:
     server = EmbeddedProcess(tmp_path)
     server.start()
@@ -518,6 +520,7 @@ def test_the_password_is_made_once_and_private(tmp_path: Path) -> None:
     assert settings.warehouse_password_file.stat().st_mode & 0o777 == 0o600
 
 
+@pytest.mark.slow
 def test_what_is_in_default_survives_a_restart(tmp_path: Path) -> None:
     server = EmbeddedProcess(tmp_path)
     for _ in range(3):
