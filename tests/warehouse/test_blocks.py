@@ -14,8 +14,7 @@ import pytest
 
 from pinstream import event
 from pinstream.errors import QueryFailed, WarehouseAway
-from pinstream.warehouse import queries
-from pinstream.warehouse.blocks import Blocks
+from pinstream.warehouse import queries, schema
 from pinstream.warehouse.client import Warehouse
 from pinstream.warehouse.migrate import migrate
 from tests.warehouse.test_schema import spliced
@@ -31,6 +30,25 @@ EVERYTHING = {
     "visitor_profile rows": "SELECT count() AS n, 0 AS h FROM visitor_profile",
     "identity rows": "SELECT count() AS n, 0 AS h FROM identity",
 }
+
+
+class Blocks:
+    """Inserts and asks as `load` does."""
+
+    def __init__(self, warehouse: Warehouse) -> None:
+        self._warehouse = warehouse
+
+    async def insert(self, topic: str, rows: bytes, *, token: str) -> None:
+        table = schema.TABLE_OF_TOPIC[topic]
+        await self._warehouse.insert(table, schema.insert_columns(table), rows, token=token)
+
+    async def insert_dead(self, rows: bytes, *, token: str) -> None:
+        await self.insert(event.REJECTED, rows, token=token)
+
+    async def newest(self, partition: tuple[str, int]) -> int | None:
+        (row,) = await queries.max_offset(*partition).rows(self._warehouse)
+        newest: int | None = row["newest"]
+        return newest
 
 
 def an_event(number: int, **fields: Any) -> event.Event:
