@@ -54,14 +54,14 @@ def numbers(rows: list[Stored]) -> list[int]:
 # --- kill -9 ---------------------------------------------------------------------------------------
 
 
-def written_until_killed(folder: Path, first: int, seconds: float) -> list[int]:
-    """Numbers that a writer process was told are durable before it was killed."""
+def written_until_killed(folder: Path, first: int, groups: int, more_s: float = 0.0) -> list[int]:
+    """Numbers that a writer process was told are durable before it was killed, `more_s` after so many appends."""
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.eventlog.writer", str(folder), str(first)], stdout=subprocess.PIPE
     )
     assert process.stdout
-    said = [process.stdout.readline()]
-    time.sleep(seconds)
+    said = [process.stdout.readline() for _ in range(groups)]
+    time.sleep(more_s)
     process.kill()
     said += process.stdout.readlines()
     process.wait()
@@ -77,9 +77,9 @@ def written_until_killed(folder: Path, first: int, seconds: float) -> list[int]:
 async def test_what_was_acknowledged_survives_kill_9(tmp_path: Path) -> None:
     acked: list[int] = []
     for round_ in range(3):
-        acked += written_until_killed(tmp_path, round_ * 1_000_000, 0.3 + round_ / 10)
+        acked += written_until_killed(tmp_path, round_ * 1_000_000, 40 + round_, 0.001 * round_)
     rows = await everything(tmp_path)
-    assert len(acked) > 300
+    assert len(acked) > 1000
     assert set(acked) <= set(numbers(rows))
     assert all(row.value == value(number) for row, number in zip(rows, numbers(rows), strict=True))
     offsets = [row.offset for row in rows]
@@ -129,7 +129,7 @@ async def test_offsets_go_on_after_an_orderly_end_and_jump_after_a_crash(tmp_pat
         await appender.append([Record(TOPIC, 1, value(number))])
         await appender.aclose()
     assert [row.offset for row in await everything(tmp_path)] == [1, 2]
-    last = len(written_until_killed(tmp_path, 100, 0.1)) + 2
+    last = len(written_until_killed(tmp_path, 100, 5)) + 2
     appender = await journal(tmp_path).appender()
     await appender.append([Record(TOPIC, 1, value(3))])
     await appender.aclose()
@@ -233,14 +233,14 @@ def _overwrite(path: Path, page: int, count: int) -> None:
 
 async def filled(folder: Path, *, checkpointed: bool) -> list[Stored]:
     """A journal as a killed writer leaves it, with a consumer's row; its records. Checkpointed: it has no WAL."""
-    written_until_killed(folder, 0, 0.3)
+    written_until_killed(folder, 0, 100)
     consumer = await journal(folder).consumer("g", [TOPIC])
     await start(consumer)
     await consumer.commit(HERE, 50, Intent(last=60, rollup_version=3, format=1))
     await consumer.aclose()
     assert not files.wal(folder / "0.journal").exists()
     if not checkpointed:
-        written_until_killed(folder, 1_000_000, 0.3)
+        written_until_killed(folder, 1_000_000, 60)
         assert files.wal(folder / "0.journal").exists()
     return await everything(Path(shutil.copytree(folder, folder.with_name(folder.name + "-before"))))
 
