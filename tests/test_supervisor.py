@@ -91,7 +91,7 @@ async def test_a_program_that_ends_at_start_is_a_setup_fault() -> None:
     assert ("bad", "no java") in lines.all
 
 
-async def test_the_next_program_waits_for_the_one_before() -> None:
+async def test_the_block_runs_once_every_program_is_ready() -> None:
     port = serving.bind("127.0.0.1", 0)
     number = port.getsockname()[1]
     port.close()

@@ -26,7 +26,8 @@ from pinstream.state.snapshot import Snapshot
 from pinstream.state.store import PAYLOAD_KEY, Audience, Store
 from pinstream.supervisor import Program
 from pinstream.warehouse import migrate, queries
-from pinstream.warehouse.client import Warehouse, password
+from pinstream.warehouse.client import Warehouse
+from pinstream.warehouse.password import password
 
 logger = logging.getLogger(__name__)
 

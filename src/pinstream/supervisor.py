@@ -1,7 +1,7 @@
 """Several processes of pinstream under one: readable, prefixed logs; what dies is started again; an orderly end.
 
-The order of the list is the order of starting, each waited for until it is ready; stopping goes the other way
-round, so that writers stop before what they write to.
+All start at once, for each waits by itself for what it needs; stopping goes through the list from its end, so that
+writers stop before what they write to.
 """
 
 from __future__ import annotations
@@ -75,13 +75,14 @@ class Supervisor:
         return {each.program.name: each.restarts for each in self._all}
 
     async def start(self) -> None:
-        """Start all, one after the other, each ready before the next.
+        """Start all, and wait until each is ready.
 
         Raises:
             SetupFault: one ended, or was not ready within READY_S; its last line says why.
         """
         for each in self._all:
             await self._spawn(each)
+        for each in self._all:
             await self._until_ready(each)
             each.keeper = asyncio.create_task(self._keep(each), name=f"keep {each.program.name}")
 

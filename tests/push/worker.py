@@ -10,7 +10,8 @@ from pinstream.pinterest.client import Client
 from pinstream.push import sync
 from pinstream.push.sync import loop
 from pinstream.state.store import Store
-from pinstream.warehouse.client import Warehouse, password
+from pinstream.warehouse.client import Warehouse
+from pinstream.warehouse.password import password
 
 
 async def main() -> None:

@@ -13,6 +13,7 @@ from pinstream.settings import Settings
 from pinstream.settings import Warehouse as WarehouseSettings
 from pinstream.warehouse import client
 from pinstream.warehouse.client import Warehouse
+from pinstream.warehouse.password import password
 from tests.warehouse_server import PASSWORD, EmbeddedProcess, free_port
 
 
@@ -22,10 +23,11 @@ def test_an_address_that_is_none(url: str) -> None:
         Warehouse.open(WarehouseSettings(url=url), password="x")
 
 
-def test_no_password_yet(tmp_path: Path) -> None:
-    with pytest.raises(SetupFault, match="pinstream warehouse"):
-        client.password(Settings(data_dir=tmp_path))
-    assert client.password(Settings(data_dir=tmp_path, warehouse=WarehouseSettings(mode="single"))) == ""
+def test_a_password_that_cannot_be_kept_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(SetupFault, match="Cannot keep"):
+        password(Settings(data_dir=tmp_path / "file" / "data"))
+    assert password(Settings(data_dir=tmp_path, warehouse=WarehouseSettings(mode="single"))) == ""
 
 
 async def test_nobody_listens() -> None:

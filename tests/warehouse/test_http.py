@@ -25,8 +25,8 @@ from clickhouse_connect.driver.exceptions import DatabaseError
 
 from pinstream.settings import Settings
 from pinstream.warehouse import http
-from pinstream.warehouse.client import password
-from pinstream.warehouse.embedded import MAX_SESSIONS, ensure_password
+from pinstream.warehouse.embedded import MAX_SESSIONS
+from pinstream.warehouse.password import password
 from tests.warehouse_server import PASSWORD, EmbeddedProcess, free_port
 
 TABLE = (
@@ -514,9 +514,10 @@ def test_an_unwritable_folder_is_a_sentence(tmp_path: Path) -> None:
 
 def test_the_password_is_made_once_and_private(tmp_path: Path) -> None:
     settings = Settings(data_dir=tmp_path / "new")
-    made = ensure_password(settings)
+    made = password(settings)
     assert len(made) >= 30
-    assert ensure_password(settings) == made == password(settings)
+    assert password(settings) == made
+    assert [file.name for file in settings.data_dir.iterdir()] == [settings.warehouse_password_file.name]
     assert settings.warehouse_password_file.stat().st_mode & 0o777 == 0o600
 
 

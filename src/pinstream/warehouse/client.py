@@ -22,8 +22,7 @@ from clickhouse_connect.driver.exceptions import ClickHouseError
 from clickhouse_connect.driver.httputil import get_pool_manager
 from urllib3.exceptions import HTTPError
 
-from pinstream.errors import Misconfigured, PinstreamError, QueryFailed, SetupFault, WarehouseAway
-from pinstream.settings import Settings
+from pinstream.errors import Misconfigured, PinstreamError, QueryFailed, WarehouseAway
 from pinstream.settings import Warehouse as WarehouseSettings
 
 CALLS: Final = 6
@@ -52,24 +51,6 @@ TABLE_IS_READ_ONLY, TOO_MANY_PARTS, ALL_CONNECTION_TRIES_FAILED, UNKNOWN_STATUS_
 _WRONG_LOGIN: Final = frozenset({192, 193, 194, 516})
 
 _T = TypeVar("_T")
-
-
-def password(settings: Settings) -> str:
-    """The password to send: the one in the settings, else the one the embedded warehouse made for itself.
-
-    Raises:
-        SetupFault: the embedded warehouse has made none yet, or the file cannot be read.
-    """
-    explicit = settings.warehouse.password.get_secret_value()
-    if explicit or settings.warehouse.mode != "embedded":
-        return explicit
-    try:
-        return settings.warehouse_password_file.read_text().strip()
-    except OSError as exc:
-        raise SetupFault(
-            f"No warehouse password: {settings.warehouse_password_file} cannot be read ({exc.strerror}). "
-            "Start `pinstream warehouse` once with the same data_dir, or set warehouse.password."
-        ) from exc
 
 
 class Warehouse:

@@ -16,7 +16,6 @@ import json
 import logging
 import os
 import re
-import secrets
 import signal
 import tempfile
 import threading
@@ -37,6 +36,7 @@ from pinstream.settings import Settings
 from pinstream.warehouse import guard, http
 from pinstream.warehouse.guard import Statement
 from pinstream.warehouse.http import Call, Outcome
+from pinstream.warehouse.password import password
 
 logger = logging.getLogger(__name__)
 
@@ -324,21 +324,6 @@ def _identifier(name: str) -> str:
 # --- the process -----------------------------------------------------------------------------------
 
 
-def ensure_password(settings: Settings) -> str:
-    """The password clients must send: the one in the settings, else the one of the password file, made if missing."""
-    explicit = settings.warehouse.password.get_secret_value()
-    if explicit:
-        return explicit
-    path = settings.warehouse_password_file
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(secrets.token_urlsafe(24))
-    except FileExistsError:
-        pass
-    return path.read_text().strip()
-
-
 def address(settings: Settings) -> tuple[str, int]:
     """Host and port to listen on: those of `warehouse.url`."""
     url = urlsplit(settings.warehouse.url)
@@ -357,16 +342,11 @@ async def running(settings: Settings) -> AsyncIterator[int]:
         SetupFault: the folder or the port is not to be had.
     """
     loop = asyncio.get_running_loop()
-    try:
-        password = ensure_password(settings)
-    except OSError as exc:
-        raise SetupFault(
-            f"Cannot write {settings.warehouse_password_file}: {exc.strerror}. Set another data_dir."
-        ) from exc
+    secret = password(settings)
     engine = Engine(settings.data_dir / "warehouse")
     with ThreadPoolExecutor(http.MAX_READS + http.MAX_WRITES + 4, "warehouse") as threads:
         await loop.run_in_executor(threads, engine.open)
-        interface = http.Interface(engine, threads, user=settings.warehouse.user, password=password)
+        interface = http.Interface(engine, threads, user=settings.warehouse.user, password=secret)
         try:
             host, port = address(settings)
             async with serving(http.app(interface), host, port, timeout_graceful_shutdown=int(STOP_S)) as actual:
