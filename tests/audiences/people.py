@@ -16,7 +16,7 @@ from typing import Literal
 from pinstream import event
 from pinstream.audiences import compile
 from pinstream.audiences.rule import Did, Rule
-from pinstream.warehouse.blocks import Blocks
+from pinstream.warehouse import schema
 from pinstream.warehouse.client import Warehouse
 
 NOW_S = int(time.time()) - 100_000
@@ -74,7 +74,7 @@ async def load(warehouse: Warehouse, site_id: int, seen: Iterable[Seen]) -> None
             external_id=hashed(one.x),
         )
         rows.append(b'{"k_partition":0,"k_offset":0,"rollup_version":1,' + event.encode(record)[1:])
-    await Blocks(warehouse).insert(event.EVENTS, b"\n".join(rows), token=f"test:{next(_tokens)}")
+    await warehouse.insert("events", schema.insert_columns("events"), b"\n".join(rows), token=f"test:{next(_tokens)}")
 
 
 async def world(warehouse: Warehouse, *seen: Seen) -> int:
