@@ -12,6 +12,7 @@ import pytest
 
 from pinstream import doctor, roles
 from pinstream.event import EVENTS, Event, encode
+from pinstream.eventlog import open_log
 from pinstream.eventlog.contract import Partition, Record
 from pinstream.settings import FirstSite, Load, Settings
 from pinstream.settings import Log as LogSettings
@@ -95,14 +96,14 @@ async def write(settings: Settings, count: int) -> list[bytes]:
     values = [
         encode(Event(event="x", event_id=str(n), site_id=1, time=now_ms, received_ms=now_ms)) for n in range(count)
     ]
-    appender = await roles.open_log(settings).appender()
+    appender = await open_log(settings).appender()
     await appender.append([Record(EVENTS, 1, value) for value in values])
     await appender.aclose()
     return values
 
 
 async def commit(settings: Settings, offset: int) -> None:
-    consumer = await roles.open_log(settings).consumer("load", [EVENTS])
+    consumer = await open_log(settings).consumer("load", [EVENTS])
     partition = Partition(EVENTS, 0)
     deadline = time.monotonic() + 30
     while partition not in consumer.assignment() and time.monotonic() < deadline:

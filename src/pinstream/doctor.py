@@ -18,6 +18,7 @@ from msgspec import Struct
 
 from pinstream import roles
 from pinstream.errors import LogError, PinstreamError, SchemaBehind, SetupFault, WarehouseError
+from pinstream.eventlog import open_log
 from pinstream.eventlog.contract import Partition
 from pinstream.load import loop
 from pinstream.pinterest.client import Client
@@ -105,9 +106,14 @@ async def _state(settings: Settings) -> list[Finding]:
 
 async def _log(settings: Settings) -> list[Finding]:
     """Can it be written, and do the stored positions fit it and the warehouse?"""
-    log = roles.open_log(settings)
+    log = open_log(settings)
     await log.check()
     findings = [Finding("log", "ok", f"The {settings.log.kind} takes records.")]
+    for partition in await log.overdue(loop.GROUP, loop.TOPICS, now_ms=roles.now_ms()):
+        seen = f"{partition.topic}/{partition.number}: unread records are past half of the log's retention."
+        findings.append(
+            Finding("lag", "fault", seen, "Add `pinstream load`s, or raise retention.ms.")
+        )
     standing = await log.inspect(loop.GROUP, loop.TOPICS)
     try:
         async with roles.open_warehouse(settings) as warehouse:

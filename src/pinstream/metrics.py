@@ -47,7 +47,7 @@ REPLAYED = _counter("replayed_blocks_total", "Blocks inserted again because thei
 INSERT_MS = _histogram("insert_ms", "One block into ClickHouse, milliseconds.", _MS)
 FRESHNESS_S = _histogram("freshness_seconds", "From received to visible in ClickHouse, newest record of a block.", _S)
 LAG_RECORDS = _gauge("lag_records", "Records not yet loaded.", "topic", "partition")
-RETENTION_USED = _gauge("retention_used_ratio", "Age of the oldest unread record as a share of the log's retention.")
+OVERDUE_PARTITIONS = _gauge("overdue_partitions", "Partitions with unread records past half of the log's retention.")
 
 # push
 SYNCS = _counter("syncs_total", "Finished syncs.", "outcome")

@@ -15,9 +15,8 @@ from pinstream import ops
 from pinstream.audiences import compile, rule
 from pinstream.collect import server as collect_server
 from pinstream.errors import Misconfigured, Refused, StateError, WarehouseAway
-from pinstream.eventlog.contract import Consumer, Log, Partition
-from pinstream.eventlog.journal import JournalLog
-from pinstream.eventlog.kafka import KafkaLog
+from pinstream.eventlog import open_log
+from pinstream.eventlog.contract import Consumer, Partition
 from pinstream.load.loop import GROUP, TOPICS, Loader
 from pinstream.pinterest.client import Client
 from pinstream.push import sync
@@ -35,13 +34,6 @@ logger = logging.getLogger(__name__)
 def now_ms() -> int:
     """This machine's clock."""
     return time.time_ns() // 1_000_000
-
-
-def open_log(settings: Settings) -> Log:
-    """The log that the settings name; nothing is asked of it yet."""
-    if settings.log.kind == "kafka":
-        return KafkaLog(settings.log)
-    return JournalLog(settings.journal_dir, settings.log)
 
 
 @asynccontextmanager

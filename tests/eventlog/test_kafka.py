@@ -478,3 +478,21 @@ async def test_a_producer_that_can_deliver_no_more_is_replaced(kafka: str, opene
     assert appender._producer is not broken
     await appender.ready()
     assert await values_in(Place("kafka", kafka, {topic: 1})) == [b"1", b"3"]
+
+
+# --- records that nobody reads ---------------------------------------------------------------------
+
+
+@pytest.mark.kafka
+async def test_unread_records_past_half_of_the_retention_are_overdue(kafka: str, opened: Opener) -> None:
+    topic, day_ms = name(), 86_400_000
+    made = log(kafka, {topic: 1})
+    appender = await opened.appender(made)
+    await appender.append([Record(topic, 1, b"x")] * 3)
+    now_ms = int(time.time() * 1000)
+    assert await made.overdue("g", [topic], now_ms=now_ms) == []
+    assert await made.overdue("g", [topic], now_ms=now_ms + 4 * day_ms) == [Partition(topic, 0)]  # 7 days are kept
+    consumer = await opened.consumer(made, "g", [topic])
+    await start(consumer)
+    await consumer.commit(Partition(topic, 0), 3, None)
+    assert await made.overdue("g", [topic], now_ms=now_ms + 4 * day_ms) == []

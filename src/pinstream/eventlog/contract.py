@@ -147,3 +147,9 @@ class Log(Protocol):
 
     async def inspect(self, group: str, topics: Sequence[str]) -> Mapping[Partition, tuple[Position, Bounds]]:
         """Where `group` stands and what the log holds, without joining. Raises Retryable if the log is away."""
+
+    async def overdue(self, group: str, topics: Sequence[str], *, now_ms: int) -> Sequence[Partition]:
+        """Where `group` has left records unread for more than half of the time after which the log deletes them.
+
+        Raises Retryable if the log is away.
+        """

@@ -218,26 +218,50 @@ class KafkaLog:
                     f"Kafka at {self._settings.kafka_bootstrap} lacks the topics {', '.join(missing)}. Set "
                     "log.kafka_create_topics = true once, or create them."
                 )
-            limits = await _min_insync(admin, list(self._topics), self._timeout_s)
+            limits = await _topic_numbers(admin, list(self._topics), "min.insync.replicas", self._timeout_s)
         for topic, partitions in self._topics.items():
             self._fit(topic, partitions, found[topic], limits[topic])
 
     async def inspect(self, group: str, topics: Sequence[str]) -> dict[Partition, tuple[Position, Bounds]]:
         """See `contract.Log`."""
         async with self._admin() as admin:
-            found = await self._found(admin)
-            partitions = [Partition(topic, each.number) for topic in topics for each in found.get(topic, [])]
+            partitions = await self._partitions(admin, topics)
             if not partitions:
                 return {}
             positions = await _positions(admin, group, partitions, self._timeout_s)
+        async with self._reader() as reader:
+            bounds = await _all_bounds(reader, partitions)
+        return {each: (positions[each], bounds[each]) for each in partitions}
+
+    async def overdue(self, group: str, topics: Sequence[str], *, now_ms: int) -> list[Partition]:
+        """See `contract.Log`. By the topics' retention.ms; a retention by bytes is not looked at."""
+        async with self._admin() as admin:
+            partitions = await self._partitions(admin, topics)
+            positions = await _positions(admin, group, partitions, self._timeout_s) if partitions else {}
+            kept_ms = await _topic_numbers(admin, topics, "retention.ms", self._timeout_s) if partitions else {}
+        mortal = [each for each in partitions if kept_ms[each.topic] > 0]
+        if not mortal:
+            return []
+        async with self._reader() as reader:
+            half = {TopicPartition(*each): now_ms - kept_ms[each.topic] // 2 for each in mortal}
+            bounds = await _all_bounds(reader, mortal)
+            newer = await reader.offsets_for_times(half)
+        return [each for each in mortal if _is_overdue(positions[each], bounds[each], newer[TopicPartition(*each)])]
+
+    async def _partitions(self, admin: AIOKafkaAdminClient, topics: Sequence[str]) -> list[Partition]:
+        found = await self._found(admin)
+        return [Partition(topic, each.number) for topic in topics for each in found.get(topic, [])]
+
+    @contextlib.asynccontextmanager
+    async def _reader(self) -> AsyncIterator[AIOKafkaConsumer]:
+        """A consumer of no group, to ask for offsets."""
         reader = AIOKafkaConsumer(**self._client, auto_offset_reset="none", enable_auto_commit=False)
         try:
             with _translating():
                 await reader.start()
-                bounds = await _all_bounds(reader, partitions)
+                yield reader
         finally:
             await _stopped(reader)
-        return {each: (positions[each], bounds[each]) for each in partitions}
 
     @contextlib.asynccontextmanager
     async def _admin(self) -> AsyncIterator[AIOKafkaAdminClient]:
@@ -380,9 +404,11 @@ def _start_s(settings: LogSettings) -> float:
     return (1 + settings.kafka_bootstrap.count(",")) * settings.kafka_request_timeout_ms / 1000
 
 
-async def _min_insync(admin: AIOKafkaAdminClient, topics: Sequence[str], timeout_s: float) -> dict[str, int]:
-    """The topics' min.insync.replicas."""
-    resources = [ConfigResource(ConfigResourceType.TOPIC, name, {"min.insync.replicas": None}) for name in topics]
+async def _topic_numbers(
+    admin: AIOKafkaAdminClient, topics: Sequence[str], setting: str, timeout_s: float
+) -> dict[str, int]:
+    """A numeric setting of each topic, such as min.insync.replicas."""
+    resources = [ConfigResource(ConfigResourceType.TOPIC, name, {setting: None}) for name in topics]
 
     async def ask() -> dict[str, int]:
         answers = await admin.describe_configs(resources)
@@ -870,6 +896,12 @@ def _position(stored: OffsetAndMetadata) -> Position:
         return Position(stored.offset, msgspec.json.decode(stored.metadata, type=Intent))
     except msgspec.MsgspecError as exc:
         raise PositionLost(f"The group's commit holds metadata that is not ours: {stored.metadata!r}.") from exc
+
+
+def _is_overdue(position: Position, bounds: Bounds, newer: Any) -> bool:
+    """Is the next record older than the first one of the newer half, which may not exist?"""
+    reached = bounds.first if position.offset is None else position.offset
+    return reached < (bounds.end if newer is None else newer.offset)
 
 
 async def _all_bounds(consumer: AIOKafkaConsumer, partitions: Sequence[Partition]) -> dict[Partition, Bounds]:

@@ -32,6 +32,8 @@ T = TypeVar("T")
 GROUP: Final = "load"
 TOPICS: Final = (event.EVENTS, event.ENGAGEMENTS, event.REJECTED)
 POLL_S: Final = 0.2
+LOOK_S: Final = 60.0
+"""Between two looks whether the log is about to delete what nobody has loaded."""
 RETRY_S: Final = (0.2, 0.5, 1.0, 2.0, 5.0)
 """Pauses between tries while ClickHouse or the log is away; the last one repeats."""
 
@@ -66,6 +68,7 @@ class Loader:
         self._lanes: dict[Partition, Lane] = {}
         self._generation = -1
         self._insert_s = 0.0
+        self._look_at = 0.0
         self._waiting_for: WarehouseAway | Retryable | None = None
 
     async def ready(self) -> None:
@@ -102,6 +105,9 @@ class Loader:
     async def _turn(self, consumer: Consumer) -> None:
         if consumer.generation != self._generation:
             await self._take_over(consumer)
+        if self._clock() >= self._look_at:
+            self._look_at = self._clock() + LOOK_S
+            await self._look_for_overdue()
         full = frozenset(partition for partition, lane in self._lanes.items() if self._reads_enough(lane))
         got = await consumer.poll(timeout_s=POLL_S, max_records=self._settings.block_rows, paused=full)
         if consumer.generation != self._generation:
@@ -113,6 +119,16 @@ class Loader:
                 await self._load_block(consumer, partition, lane)
             elif self._idle(lane):
                 await self._acknowledge(consumer, partition, lane)
+
+    async def _look_for_overdue(self) -> None:
+        overdue = await self._log.overdue(GROUP, TOPICS, now_ms=int(time.time() * 1000))
+        metrics.OVERDUE_PARTITIONS.set(len(overdue))
+        for partition in overdue:
+            logger.warning(
+                "%s/%d: unread records are past half of the log's retention. Add loaders, or raise retention.ms.",
+                partition.topic,
+                partition.number,
+            )
 
     # --- taking over ---------------------------------------------------------------------------------
 
