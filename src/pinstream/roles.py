@@ -7,7 +7,7 @@ import logging
 import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import msgspec
 
@@ -90,7 +90,8 @@ async def _schema_ready(settings: Settings, warehouse: Warehouse, stop: asyncio.
             await migrate.check(warehouse)
         except WarehouseAway as exc:
             logger.warning("%s Waiting.", exc)
-            await asyncio.sleep(1)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), 1)
         else:
             return
 

@@ -24,8 +24,9 @@ from pinstream.eventlog.journal import JournalLog
 from pinstream.eventlog.kafka import KafkaLog
 from pinstream.settings import Log as LogSettings
 from pinstream.warehouse.client import Warehouse
+from pinstream.warehouse.migrate import migrate
 from tests.kafka_broker import Broker, need_kafka
-from tests.warehouse_server import free_port
+from tests.warehouse_server import EmbeddedProcess, free_port
 
 ROWS = 3000
 BAD = 15
@@ -151,18 +152,23 @@ def expected(some: list[Record]) -> dict[str, Any]:
     }
 
 
+def environment_for(data_dir: Path, warehouse: Warehouse, log: str) -> dict[str, str]:
+    """Settings of a loader's process."""
+    return {
+        "PINSTREAM_DATA_DIR": str(data_dir),
+        "PINSTREAM_WAREHOUSE__URL": warehouse.settings.url,
+        "PINSTREAM_WAREHOUSE__PASSWORD": warehouse.settings.password.get_secret_value(),
+        "PINSTREAM_WAREHOUSE__DATABASE": warehouse.database,
+        "PINSTREAM_LOAD__BLOCK_ROWS": str(BLOCK),
+        "PINSTREAM_LOAD__INTERVAL_S": "0.05",
+        "PINSTREAM_LOG__KIND": log,
+    }
+
+
 @pytest.fixture(params=["journal", pytest.param("kafka", marks=pytest.mark.kafka)])
 def world(request: pytest.FixtureRequest, tmp_path: Path, warehouse: Warehouse) -> Iterator[World]:
     with ExitStack() as stack:
-        environment = {
-            "PINSTREAM_DATA_DIR": str(tmp_path),
-            "PINSTREAM_WAREHOUSE__URL": warehouse.settings.url,
-            "PINSTREAM_WAREHOUSE__PASSWORD": warehouse.settings.password.get_secret_value(),
-            "PINSTREAM_WAREHOUSE__DATABASE": warehouse.database,
-            "PINSTREAM_LOAD__BLOCK_ROWS": str(BLOCK),
-            "PINSTREAM_LOAD__INTERVAL_S": "0.05",
-            "PINSTREAM_LOG__KIND": request.param,
-        }
+        environment = environment_for(tmp_path, warehouse, request.param)
         log: Log
         if request.param == "kafka":
             need_kafka()
@@ -233,3 +239,33 @@ async def test_loaders_that_come_and_go_lose_and_double_nothing(world: World) ->
     await world.until_loaded(timeout_s=120)
     assert await asyncio.to_thread(first.wait, 30) == 0
     assert await world.truth() == expected(sent)
+
+
+@pytest.mark.slow
+async def test_a_loader_that_waits_for_clickhouse_stops_when_told_and_nothing_is_lost(tmp_path: Path) -> None:
+    sent = records()
+    server = EmbeddedProcess(tmp_path / "warehouse")
+    server.start()
+    own = server.settings.model_copy(update={"database": "t"})
+    warehouse = Warehouse.open(own, password=own.password.get_secret_value())
+    log = JournalLog(tmp_path / "journal", LogSettings())
+    world = World(log, warehouse, environment_for(tmp_path, warehouse, "journal"))
+    try:
+        await migrate(warehouse, own)
+        await world.fill(sent)
+        waiting = world.loader("freeze:before-insert", 4)
+        await world.until_now(waiting)
+        server.kill()
+        waiting.send_signal(signal.SIGCONT)
+        await asyncio.sleep(3)
+        assert waiting.poll() is None
+        waiting.terminate()
+        assert await asyncio.to_thread(waiting.wait, 10) == 0
+        server.start()
+        world.loader()
+        await world.until_loaded()
+        assert await world.truth() == expected(sent)
+    finally:
+        world.end()
+        await warehouse.aclose()
+        server.stop()

@@ -48,6 +48,10 @@ class Lane(Struct):
     """End of the last inserted block, while no commit has acknowledged it."""
 
 
+class _Stopped(Exception):
+    """Told to stop while waiting for ClickHouse or the log. An intent may be open; the next loader repeats it."""
+
+
 class Loader:
     """One process's part of the group `load`."""
 
@@ -70,6 +74,7 @@ class Loader:
         self._insert_s = 0.0
         self._look_at = 0.0
         self._waiting_for: WarehouseAway | Retryable | None = None
+        self._stop = asyncio.Event()
 
     async def ready(self) -> None:
         """Return if blocks are going through; raise what is in the way otherwise."""
@@ -84,6 +89,7 @@ class Loader:
             Fatal: too many bad records in a block, or an intent of a newer version.
             QueryFailed: ClickHouse refuses the rows; the schema and this program disagree.
         """
+        self._stop = stop
         consumer = await self._log.consumer(GROUP, TOPICS)
         try:
             while not stop.is_set():
@@ -96,6 +102,8 @@ class Loader:
                     logger.warning("The log does not answer, waiting: %s", exc)
                     self._waiting_for = exc
                     await asyncio.sleep(RETRY_S[-2])
+                except _Stopped:
+                    break
                 else:
                     self._waiting_for = None
             await self._acknowledge_all(consumer)
@@ -171,6 +179,7 @@ class Loader:
         if not lane.replay:
             self._refuse_a_bad_deploy(partition, block)
             await self._commit(consumer, partition, records[0].offset, intent)
+            lane.unacknowledged = None  # that commit acknowledged the block before
         started = self._clock()
         await self._insert(consumer, partition, block)
         self._insert_s = 0.8 * self._insert_s + 0.2 * (self._clock() - started)
@@ -206,8 +215,13 @@ class Loader:
         return newest
 
     async def _patiently(self, consumer: Consumer, act: Callable[[], Awaitable[T]]) -> T:
-        """Do it until it succeeds; meanwhile keep polling, with everything paused, to stay in the group."""
-        for attempt in range(1_000_000):
+        """Do it until it succeeds; meanwhile keep polling, with everything paused, to stay in the group.
+
+        Raises:
+            _Stopped: told to stop before it succeeded.
+        """
+        attempt = 0
+        while True:
             task = asyncio.ensure_future(act())
             await self._poll_while(consumer, task)
             try:
@@ -219,9 +233,17 @@ class Loader:
             else:
                 self._waiting_for = None
                 return result
-            pause = asyncio.ensure_future(asyncio.sleep(RETRY_S[min(attempt, len(RETRY_S) - 1)]))
+            pause = asyncio.ensure_future(self._pause(attempt))
             await self._poll_while(consumer, pause)
-        raise WarehouseAway("ClickHouse did not answer for weeks.")
+            pause.result()
+            attempt += 1
+
+    async def _pause(self, attempt: int) -> None:
+        """Wait before the next try. Raises _Stopped if told to stop."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._stop.wait(), RETRY_S[min(attempt, len(RETRY_S) - 1)])
+        if self._stop.is_set():
+            raise _Stopped
 
     async def _poll_while(self, consumer: Consumer, task: asyncio.Future[Any]) -> None:
         try:
@@ -251,7 +273,7 @@ class Loader:
             for partition, lane in self._lanes.items():
                 if consumer.generation == self._generation:
                     await asyncio.wait_for(self._acknowledge(consumer, partition, lane), timeout=5)
-        except (Fenced, TimeoutError):
+        except (Fenced, TimeoutError, _Stopped):
             logger.warning("Stopped with an open intent; the next loader repeats that block, which changes nothing.")
 
     async def _commit(self, consumer: Consumer, partition: Partition, offset: int, intent: Intent | None) -> None:
@@ -265,7 +287,7 @@ class Loader:
             except Retryable as exc:
                 self._waiting_for = exc
                 logger.warning("The log does not take a commit, waiting: %s", exc)
-                await asyncio.sleep(RETRY_S[min(attempt, len(RETRY_S) - 1)])
+                await self._pause(attempt)
                 attempt += 1
             else:
                 self._waiting_for = None
