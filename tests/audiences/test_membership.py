@@ -121,6 +121,14 @@ async def test_other_audiences_sites_and_runs_do_not_mix(warehouse: Warehouse) -
         assert await membership.counts(warehouse, aim) == Counts(desired=1, members=0, adds=1, removes=0)
 
 
+async def test_two_runs_of_an_audience_do_not_mix(warehouse: Warehouse) -> None:
+    newer = target(run_id=5)
+    older = Target(site_id=newer.site_id, audience_id=newer.audience_id, run_id=4)
+    async with membership.desired(warehouse, newer, people(7)), membership.desired(warehouse, older, people(8)):
+        assert split(*await pages(warehouse, older, "ADD")) == [person(8)]
+        assert split(*await pages(warehouse, newer, "ADD")) == [person(7)]
+
+
 async def test_a_snapshot_written_twice_changes_nothing(warehouse: Warehouse) -> None:
     """An INSERT whose answer was lost may have been applied."""
     aim = target()
