@@ -53,7 +53,7 @@ Source = Literal["tag", "api", "pinterest", "import"]
 Action = Literal["click", "save", "closeup", "comment", "like"]
 
 CONSENT_WITHDRAWN: Final = "consent_withdrawn"
-"""The event that a withdrawal leaves behind: it holds site, visitor and time, nothing else."""
+"""The event that a withdrawal leaves behind: it holds site, visitor and time; hashes only where it names no visitor."""
 
 
 class LineItem(Struct, kw_only=True):

@@ -193,6 +193,28 @@ def test_a_withdrawal_of_nobody_is_dropped() -> None:
     assert stamped(WITHDRAWN, envelope(), context(opted_out=True)) == Dropped("gpc")
 
 
+def test_a_withdrawal_without_visitor_carries_the_hashes_that_say_whose_it_is() -> None:
+    user = {"em": ("a@b.de", "c@d.de"), "external_id": ("C-1",), "ph": ("+491512345678",), "fn": ("Ann",)}
+    ctx = context(ip="203.0.113.77", user_agent="Browser", language="de", epik_cookie="c")
+    assert event(WITHDRAWN, envelope(consent="no", user=user, epik="k"), ctx) == Event(
+        event="consent_withdrawn",
+        event_id="w-1",
+        time=NOW - 10,
+        site_id=7,
+        received_ms=NOW,
+        visitor_id=identity.visitor_hash(7, f"x:{sha('c-1')}"),
+        consent="no",
+        em=sha("a@b.de"),
+        external_id=sha("c-1"),
+    )
+
+
+def test_a_withdrawal_with_nothing_but_refused_identifiers_is_refused() -> None:
+    with pytest.raises(Refused) as caught:
+        stamped(WITHDRAWN, envelope(consent="no", user={"em": ("0" * 32,)}))
+    assert (caught.value.reason, caught.value.field) == ("bad_hash", "$.user.em[0]")
+
+
 def test_a_withdrawal_without_id_gets_one() -> None:
     raw = RawEvent(event="consent_withdrawn")
     assert event(raw, envelope(visitor_id=VISITOR)).event_id == stamp.uuid7(NOW, RANDOM)

@@ -301,13 +301,14 @@ async def test_never_is_1970_for_last_and_far_away_for_first(warehouse: Warehous
         ([("unknown", 0, 0)], 0),
         ([("yes", 0, 0), ("unknown", 1, 1)], 1),
         ([("yes", 0, 0), ("no", 0, 1)], 2),
-        ([("no", 0, 0), ("yes", 0, 1)], 1),
-        (
-            [("yes", 3_600_000, 0), ("withdrawn", 0, 1)],
-            2,
-        ),  # the client's clock was ahead: what was received last counts
-        ([("yes", 0, 5), ("withdrawn", 0, 5)], 2),  # a no wins a tie
-        ([("withdrawn", 0, 5), ("yes", 0, 6)], 1),
+        ([("no", 0, 0), ("yes", 1, 1)], 1),
+        ([("yes", 3_600_000, 0), ("withdrawn", 0, 1)], 2),  # a client's clock that is ahead does not help a yes
+        ([("withdrawn", 0, 0), ("yes", 3_600_000, 1)], 1),
+        ([("yes", 5, 5), ("withdrawn", 0, 5)], 2),  # a no wins a tie
+        ([("withdrawn", 5, 5), ("yes", 5, 9)], 2),
+        ([("withdrawn", 0, 5), ("yes", 6, 6)], 1),
+        ([("withdrawn", 0, 5), ("yes", 4, 60_000)], 2),  # an event from before, kept back on the way
+        ([("withdrawn", -60_000, 5), ("yes", 4, 4)], 2),  # a no counts from when we heard of it
     ],
 )
 async def test_the_last_word_on_consent_counts(
@@ -319,11 +320,11 @@ async def test_the_last_word_on_consent_counts(
                 number,
                 event="consent_withdrawn" if word == "withdrawn" else "page_visit",
                 consent="unknown" if word == "withdrawn" else word,
-                time=START_MS + ahead_ms,
+                time=START_MS + said_ms,
                 received_ms=START_MS + at_ms,
                 visitor_id=5,
             )
-            for number, (word, ahead_ms, at_ms) in enumerate(order)
+            for number, (word, said_ms, at_ms) in enumerate(order)
         ]
         for record in said:
             await Blocks(warehouse).insert(event.EVENTS, rows(record), token=f"{order} {record.event_id}")
@@ -338,7 +339,14 @@ async def test_a_withdrawal_changes_nothing_but_consent(warehouse: Warehouse) ->
     got = await profile(warehouse, 5)
     assert (got["first_seen"].year, got["last_seen"].year, got["em"][1], got["epik"][1]) == (2106, 1970, bytes(32), "")
     assert got["consent"][1] == 2
-    assert await warehouse.select("SELECT * FROM identity") == []
+
+
+async def test_a_withdrawal_with_hashes_leads_to_its_person(warehouse: Warehouse) -> None:
+    gone = an_event(2, event="consent_withdrawn", visitor_id=5, em=EM, external_id=OTHER_EM, consent="no")
+    nobody = an_event(3, event="consent_withdrawn", visitor_id=6, em="", consent="no")
+    await Blocks(warehouse).insert(event.EVENTS, rows(gone, nobody), token="a")
+    got = await warehouse.select("SELECT id_type, lower(hex(id_value)) AS id, visitor_id FROM identity ORDER BY 1")
+    assert [tuple(row.values()) for row in got] == [("em", EM, 5), ("external_id", OTHER_EM, 5)]
 
 
 async def test_nobody_is_in_neither_profile_nor_identity(warehouse: Warehouse) -> None:

@@ -1,7 +1,8 @@
 """Pure: what a client says + who and when -> the Event to store, or why nothing is stored.
 
 Order: crawlers, then consent, then suppression. What a visitor did not agree to is dropped before anything else
-of it is looked at. A withdrawal of consent is always taken, and holds only site, visitor and time.
+of it is looked at. A withdrawal of consent is always taken, and holds only site, visitor and time; where it names no
+visitor, the hashes that say whose it is stand in (docs/decisions/0004).
 """
 
 from __future__ import annotations
@@ -38,7 +39,6 @@ from pinstream.state.snapshot import Site
 SKEW_MS: Final = 60_000  # a client's clock that is off by less is left alone
 RANDOM_BYTES: Final = 10  # of an event id
 MAX_AGENT_CHARS: Final = 512
-MAX_LANGUAGE_CHARS: Final = 35
 
 
 class Context(Struct, frozen=True, kw_only=True):
@@ -118,10 +118,13 @@ def stamp(raw: RawEvent, who: Sender, context: Context, random: bytes) -> Event 
     `random`: RANDOM_BYTES, for the id of an event that has none.
 
     Raises:
-        Refused: the sender's identifiers are refused, or props no longer fit once e-mails in them are hashed.
+        Refused: the sender's identifiers are refused (of a withdrawal: and nothing else tells whose it is), or props
+            no longer fit once e-mails in them are hashed.
     """
     if canonical_name(raw.event) == CONSENT_WITHDRAWN:
         time, _ = _time(raw.time, who.skew_ms, context.now_ms)
+        if who.fault and not who.visitor:
+            raise who.fault
         return withdrawal(who, context, raw.event_id, time, random) or Dropped(_policy(who.decision))
     if context.bot:
         return Dropped("bot")
@@ -135,10 +138,14 @@ def stamp(raw: RawEvent, who: Sender, context: Context, random: bytes) -> Event 
 
 
 def withdrawal(who: Sender, context: Context, event_id: str, time: int, random: bytes) -> Event | None:
-    """The record that a withdrawn consent leaves: site, visitor and time; None if nobody knows the visitor."""
+    """The record that a withdrawn consent leaves: site, visitor and time; None if nobody knows the visitor.
+
+    Without the visitor's own id it carries the hashes of e-mail and external id: they lead to the visitors of old.
+    """
     visitor_id = identity.visitor_id(context.site.id, visitor=who.visitor, person=who.person, epik=who.epik)
     if not visitor_id:
         return None
+    person = NOBODY if who.visitor else who.person
     return Event(
         event=CONSENT_WITHDRAWN,
         event_id=scrub_text(event_id)[:_EVENT_ID_CHARS] or uuid7(context.now_ms, random),
@@ -148,6 +155,8 @@ def withdrawal(who: Sender, context: Context, event_id: str, time: int, random: 
         visitor_id=visitor_id,
         source=context.source,
         consent="no",
+        em=person.em,
+        external_id=person.external_id,
     )
 
 

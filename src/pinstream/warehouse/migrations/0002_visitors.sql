@@ -25,7 +25,7 @@ CREATE TABLE IF NOT EXISTS visitor_profile{on_cluster}
     epik SimpleAggregateFunction(max, Tuple(DateTime64(3, 'UTC'), String))
         COMMENT 'Latest click id of Pinterest: (when, id); empty = none',
     consent SimpleAggregateFunction(max, Tuple(DateTime64(3, 'UTC'), UInt8))
-        COMMENT 'Latest word on consent: (when received, 0 unknown, 1 yes, 2 no)',
+        COMMENT 'Latest word on consent: (when, 0 unknown, 1 yes, 2 no)',
     orders SimpleAggregateFunction(maxMap, Map(UInt64, Decimal(18, 4)))
         COMMENT 'Hash of the order id (of the event where it has none) -> value',
     bought SimpleAggregateFunction(groupUniqArrayArray(500), Array(UInt64))
@@ -56,7 +56,9 @@ SELECT
     max(if(seen AND em_sha256 != toFixedString('', 32), (event_time, em_sha256),
         (toDateTime64(0, 3, 'UTC'), toFixedString('', 32)))) AS em,
     max(if(seen AND epik != '', (event_time, epik), (toDateTime64(0, 3, 'UTC'), ''))) AS epik,
-    max(if(word > 0, (received_at, toUInt8(word)), (toDateTime64(0, 3, 'UTC'), toUInt8(0)))) AS consent,
+    -- an event that was kept back and comes after a withdrawal must not overrule it: a yes is as old as its event
+    max(if(word > 0, (if(word = 1, least(event_time, received_at), received_at), toUInt8(word)),
+        (toDateTime64(0, 3, 'UTC'), toUInt8(0)))) AS consent,
     maxMap(if(ordered, map(if(order_id != '', cityHash64(order_id), event_key), value),
         CAST(map(), 'Map(UInt64, Decimal(18, 4))'))) AS orders,
     groupUniqArrayArray(500)(if(ordered, arrayMap(id -> cityHash64(id), arrayFilter(id -> id != '', product_ids)), []))
@@ -96,6 +98,7 @@ ORDER BY (site_id, id_type, id_value, visitor_id)
 SETTINGS {window}, {fsync}
 COMMENT 'Which identifiers were seen with which visitor';
 
+-- A withdrawal counts too: where it names no visitor, its hashes are the only way to the person it is about.
 CREATE MATERIALIZED VIEW IF NOT EXISTS identity_from_events_v1{on_cluster} TO identity AS
 SELECT
     site_id,
@@ -109,7 +112,7 @@ ARRAY JOIN arrayFilter(pair -> pair.2 != '', [
     (1, if(em_sha256 = toFixedString('', 32), '', substring(em_sha256, 1, 32))),
     (2, epik),
     (3, if(external_id_sha256 = toFixedString('', 32), '', substring(external_id_sha256, 1, 32)))]) AS id
-WHERE rollup_version = 1 AND visitor_id != 0 AND event_name != 'consent_withdrawn'
+WHERE rollup_version = 1 AND visitor_id != 0
 GROUP BY site_id, id_type, id_value, visitor_id;
 
 CREATE MATERIALIZED VIEW IF NOT EXISTS identity_from_engagements_v1{on_cluster} TO identity AS
