@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.browser_fixtures import chromium, open_page, page
 from tests.fake_pinterest import fake_pinterest, fake_pinterest_server
 from tests.kafka_broker import _spare_kafka, kafka, kafka_cluster, private_kafka
@@ -22,3 +24,12 @@ __all__ = [
     "warehouse_server",
     "warehouse_settings",
 ]
+
+PARTS = {"warehouse_server", "fake_pinterest_server"}
+"""Fixtures that start a process of their own: tests that ask for one are left out of `scripts/check`."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if PARTS & set(getattr(item, "fixturenames", ())):
+            item.add_marker("parts")

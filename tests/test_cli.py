@@ -15,6 +15,8 @@ import pytest
 from pinstream import serving
 from tests.warehouse_server import free_port
 
+pytestmark = pytest.mark.slow  # each test starts processes
+
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 

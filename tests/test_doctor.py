@@ -123,8 +123,10 @@ async def test_a_recreated_log(healthy: Settings, warehouse: Warehouse) -> None:
     assert "5000" in found["positions"].seen
 
 
-async def test_a_log_that_is_shorter_than_the_position(healthy: Settings) -> None:
-    await write(healthy, 5)
+async def test_a_log_that_is_shorter_than_the_position(healthy: Settings, warehouse: Warehouse) -> None:
+    values = await write(healthy, 5)
+    row = b'{"k_partition":0,"k_offset":2,"rollup_version":1,' + values[1][1:]
+    await warehouse.insert("events", schema.insert_columns("events"), row, token="t")
     await commit(healthy, 3)
     assert await faults(healthy) == {}
     await commit(healthy, 900)
@@ -157,6 +159,7 @@ def run(data_dir: Path, *arguments: str, **environment: str) -> subprocess.Compl
     )
 
 
+@pytest.mark.slow
 def test_the_command_names_fault_and_fix_and_exits_with_1(tmp_path: Path) -> None:
     url = f"http://127.0.0.1:{free_port()}"
     done = run(tmp_path, "doctor", PINSTREAM_WAREHOUSE__URL=url, PINSTREAM_WAREHOUSE__PASSWORD="x")
@@ -166,6 +169,7 @@ def test_the_command_names_fault_and_fix_and_exits_with_1(tmp_path: Path) -> Non
     assert url in done.stdout
 
 
+@pytest.mark.slow
 def test_the_command_speaks_json(tmp_path: Path) -> None:
     done = run(tmp_path, "doctor", "--json", PINSTREAM_WAREHOUSE__URL=f"http://127.0.0.1:{free_port()}")
     assert done.returncode == 1
@@ -173,12 +177,14 @@ def test_the_command_speaks_json(tmp_path: Path) -> None:
     assert {"check", "verdict", "seen", "fix"} == set(findings[0])
 
 
+@pytest.mark.slow
 def test_a_typo_in_the_settings_is_a_finding(tmp_path: Path) -> None:
     done = run(tmp_path, "doctor", PINSTREAM_COLLECT__PROT="1")
     assert done.returncode == 1
     assert "PINSTREAM_COLLECT__PROT" in done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_a_healthy_set_up_exits_with_0(healthy: Settings) -> None:
     warehouse: WarehouseSettings = healthy.warehouse
     done = run(
@@ -190,3 +196,12 @@ def test_a_healthy_set_up_exits_with_0(healthy: Settings) -> None:
     )
     assert done.returncode == 0, done.stdout
     shutil.rmtree(healthy.data_dir)
+
+
+async def test_a_wiped_warehouse(healthy: Settings) -> None:
+    await write(healthy, 5)
+    await commit(healthy, 6)
+    assert "ClickHouse holds none" in (await faults(healthy))["positions"].seen
+    done = await roles.reset_positions(healthy, "oldest")
+    assert {"topic": EVENTS, "partition": 0, "offset": 1, "then": "start load"} in done
+    assert await faults(healthy) == {}

@@ -11,8 +11,9 @@ import psutil
 import pytest
 
 from pinstream import serving
+from pinstream import supervisor as supervisor_module
 from pinstream.errors import SetupFault
-from pinstream.supervisor import Program, answers_ok, supervised
+from pinstream.supervisor import MAX_LINE_BYTES, Program, answers_ok, supervised
 
 
 class Lines:
@@ -44,6 +45,27 @@ async def test_lines_are_relayed_under_the_programs_name() -> None:
     async with supervised([python("a", SLEEPER), python("b", "print('hello'); import time; time.sleep(60)")], lines):
         assert await lines.wait_for("hello") == "b"
         assert await lines.wait_for("up") == "a"
+
+
+async def test_a_line_without_end_does_not_stop_the_others() -> None:
+    lines = Lines()
+    long = "import sys, time; sys.stdout.write('x' * 300_000); print(); print('still here'); time.sleep(60)"
+    async with supervised([python("a", long)], lines):
+        await lines.wait_for("still here")
+    assert sum(len(line) for _, line in lines.all) >= 300_000
+    assert max(len(line) for _, line in lines.all) <= MAX_LINE_BYTES
+
+
+async def test_a_program_that_is_not_ready_in_time_is_named_and_the_others_go_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(supervisor_module, "READY_S", 0.3)
+    lines = Lines()
+    async with supervised(
+        [python("slow", SLEEPER, ready_url="http://127.0.0.1:1/"), python("b", SLEEPER)], lines
+    ) as all_:
+        assert set(all_.pids) == {"slow", "b"}
+    assert any("is not ready" in line for _, line in lines.all)
 
 
 async def test_what_dies_is_started_again() -> None:

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -37,6 +38,14 @@ keys = typer.Typer(no_args_is_help=True, help="API keys for servers that send en
 audiences = typer.Typer(no_args_is_help=True, help="Audiences: list, preview, connect, sync.")
 for name, group in (("config", config), ("sites", sites), ("keys", keys), ("audiences", audiences)):
     app.add_typer(group, name=name)
+
+
+class Positions(StrEnum):
+    """Where `load` goes on when its stored position does not fit."""
+
+    oldest = "oldest"
+    behind = "behind"
+
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
@@ -262,21 +271,20 @@ def collect() -> None:
 @app.command()
 def load(
     reset_positions: Annotated[
-        bool,
+        Positions | None,
         typer.Option(
-            "--reset-positions",
-            help="Once, after a log was recreated: start behind what ClickHouse holds, or at the log's oldest record.",
+            help="Once, where load refuses its position: load all that the log holds, or go on behind."
         ),
-    ] = False,
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Role: log to ClickHouse, exactly once."""
-    if not reset_positions:
+    if reset_positions is None:
         _role("load")
         return
     from pinstream import roles
 
-    _print(asyncio.run(roles.reset_positions(_settings())), as_json)
+    _print(asyncio.run(roles.reset_positions(_settings(), reset_positions.value)), as_json)
 
 
 @app.command()

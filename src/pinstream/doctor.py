@@ -111,9 +111,7 @@ async def _log(settings: Settings) -> list[Finding]:
     findings = [Finding("log", "ok", f"The {settings.log.kind} takes records.")]
     for partition in await log.overdue(loop.GROUP, loop.TOPICS, now_ms=roles.now_ms()):
         seen = f"{partition.topic}/{partition.number}: unread records are past half of the log's retention."
-        findings.append(
-            Finding("lag", "fault", seen, "Add `pinstream load`s, or raise retention.ms.")
-        )
+        findings.append(Finding("lag", "fault", seen, "Add `pinstream load`s, or raise retention.ms."))
     standing = await log.inspect(loop.GROUP, loop.TOPICS)
     try:
         async with roles.open_warehouse(settings) as warehouse:

@@ -8,16 +8,18 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from typing import Literal
 
 import msgspec
 
 from pinstream import ops
 from pinstream.audiences import compile, rule
 from pinstream.collect import server as collect_server
-from pinstream.errors import Misconfigured, Refused, StateError, WarehouseAway
+from pinstream.errors import LogError, Misconfigured, Refused, StateError, WarehouseAway
 from pinstream.eventlog import open_log
 from pinstream.eventlog.contract import Consumer, Partition
-from pinstream.load.loop import GROUP, TOPICS, Loader
+from pinstream.load import loop
+from pinstream.load.loop import Loader
 from pinstream.pinterest.client import Client
 from pinstream.push import sync
 from pinstream.settings import Settings
@@ -182,28 +184,38 @@ async def sync_now(settings: Settings, audience_id: int, *, confirm_removals: bo
     return outcome
 
 
-async def reset_positions(settings: Settings) -> list[dict[str, object]]:
-    """Let `load` go on after a log was recreated: behind what ClickHouse holds of it, else at its oldest record.
+async def reset_positions(settings: Settings, to: Literal["oldest", "behind"]) -> list[dict[str, object]]:
+    """Give a new position to each partition of which `load` refuses the stored one; the others stay.
+
+    `oldest`: the log's oldest record, for a new log or a new warehouse. `behind`: behind what ClickHouse holds of it.
 
     Raises:
         Fenced: another loader runs; stop it first.
     """
     async with open_warehouse(settings) as warehouse:
-        consumer = await open_log(settings).consumer(GROUP, TOPICS)
+        consumer = await open_log(settings).consumer(loop.GROUP, loop.TOPICS)
         try:
             while not consumer.assignment():
                 await consumer.poll(timeout_s=0.5, max_records=1)
-            return [await _reset(consumer, partition, warehouse) for partition in sorted(consumer.assignment())]
+            partitions = sorted(consumer.assignment())
+            return [await _reset(consumer, each, warehouse, settings, to) for each in partitions]
         finally:
             await consumer.aclose()
 
 
-async def _reset(consumer: Consumer, partition: Partition, warehouse: Warehouse) -> dict[str, object]:
-    bounds = await consumer.bounds(partition)
-    newest = (await queries.max_offset(partition.topic, partition.number).rows(warehouse))[0]["newest"]
-    behind = -1 if newest is None else newest
-    offset = behind + 1 if bounds.first <= behind + 1 <= bounds.end else bounds.first
+async def _reset(
+    consumer: Consumer, partition: Partition, warehouse: Warehouse, settings: Settings, to: Literal["oldest", "behind"]
+) -> dict[str, object]:
+    bounds, position = await consumer.bounds(partition), await consumer.position(partition)
+    query = queries.max_offset(partition.topic, partition.number, since_ms=settings.load.positions_from_ms)
+    newest: int | None = (await query.rows(warehouse))[0]["newest"]
+    told: dict[str, object] = {"topic": partition.topic, "partition": partition.number}
+    try:
+        return told | {"offset": loop.starting_offset(partition, position, bounds, newest), "then": "unchanged"}
+    except LogError:
+        behind = bounds.first if newest is None else newest + 1
+    offset = bounds.first if to == "oldest" else min(max(behind, bounds.first), bounds.end)
     consumer.seek(partition, offset)
     await consumer.commit(partition, offset, None)
-    hint = f"set load.positions_from_ms = {now_ms()}" if behind >= offset else ""
-    return {"topic": partition.topic, "partition": partition.number, "offset": offset, "newest": newest, "then": hint}
+    older = newest is not None and newest >= offset
+    return told | {"offset": offset, "then": f"set load.positions_from_ms = {now_ms()}" if older else "start load"}

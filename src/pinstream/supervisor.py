@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 READY_S = 60.0
 GRACE_S = 20.0
+MAX_LINE_BYTES = 16_384
+"""Of a log line; a longer one is cut into pieces."""
 BACKOFF_S = (0.5, 1.0, 2.0, 5.0, 10.0)
 STEADY_S = 30.0
 """A process that ran this long is not in a crash loop: its next restart is quick again."""
@@ -75,15 +77,16 @@ class Supervisor:
         return {each.program.name: each.restarts for each in self._all}
 
     async def start(self) -> None:
-        """Start all, and wait until each is ready.
+        """Start all, and wait until they are ready, READY_S at most: one that is not may only wait for another machine.
 
         Raises:
-            SetupFault: one ended, or was not ready within READY_S; its last line says why.
+            SetupFault: one ended; its last line says why.
         """
         for each in self._all:
             await self._spawn(each)
+        deadline = time.monotonic() + READY_S
         for each in self._all:
-            await self._until_ready(each)
+            await self._until_ready(each, deadline)
             each.keeper = asyncio.create_task(self._keep(each), name=f"keep {each.program.name}")
 
     async def stop(self) -> None:
@@ -111,11 +114,22 @@ class Supervisor:
 
     async def _relay(self, name: str, process: asyncio.subprocess.Process) -> None:
         assert process.stdout is not None  # noqa: S101  narrows the type: it is a pipe
-        async for line in process.stdout:
-            self._emit(name, line.decode(errors="replace").rstrip())
+        held = b""
+        while chunk := await process.stdout.read(MAX_LINE_BYTES):
+            *lines, held = (held + chunk).split(b"\n")
+            for line in lines:
+                self._say(name, line)
+            if len(held) >= MAX_LINE_BYTES:
+                self._say(name, held)
+                held = b""
+        if held:
+            self._say(name, held)
 
-    async def _until_ready(self, each: Running) -> None:
-        deadline = time.monotonic() + READY_S
+    def _say(self, name: str, line: bytes) -> None:
+        for start in range(0, len(line) or 1, MAX_LINE_BYTES):
+            self._emit(name, line[start : start + MAX_LINE_BYTES].decode(errors="replace").rstrip())
+
+    async def _until_ready(self, each: Running, deadline: float) -> None:
         while time.monotonic() < deadline:
             if each.process is None or each.process.returncode is not None:
                 await asyncio.sleep(0.1)  # let its last words through
@@ -123,7 +137,7 @@ class Supervisor:
             if not each.program.ready_url or await answers_ok(each.program.ready_url):
                 return
             await asyncio.sleep(0.05)
-        raise SetupFault(f"{each.program.name} was not ready within {READY_S:.0f} s: {each.program.ready_url}")
+        self._emit(each.program.name, f"is not ready after {READY_S:.0f} s, see {each.program.ready_url}; going on")
 
     async def _keep(self, each: Running) -> None:
         """Start it again whenever it ends."""
@@ -138,7 +152,10 @@ class Supervisor:
             self._emit(each.program.name, f"ended ({_how(code)}); starting it again in {pause:g} s")
             await asyncio.sleep(pause)
             each.restarts += 1
-            await self._spawn(each)
+            try:
+                await self._spawn(each)
+            except SetupFault as exc:
+                self._emit(each.program.name, f"{exc} Trying again.")
 
 
 @asynccontextmanager

@@ -19,10 +19,9 @@ def intent(last: int, format: int = 1) -> Intent:
     [
         (Position(None, None), Bounds(0, 100), None, 0),
         (Position(None, None), Bounds(40, 100), None, 40),
-        (Position(None, None), Bounds(0, 100), 59, 60),
-        (Position(None, None), Bounds(0, 100), 99, 100),
         (Position(60, None), Bounds(0, 100), 59, 60),
-        (Position(60, None), Bounds(0, 100), None, 60),
+        (Position(60, None), Bounds(60, 100), None, 60),
+        (Position(60, intent(79)), Bounds(0, 100), None, 60),
         (Position(100, None), Bounds(0, 100), 99, 100),
         (Position(60, intent(79)), Bounds(0, 100), 59, 60),
         (Position(60, intent(79)), Bounds(0, 100), 79, 60),
@@ -40,6 +39,9 @@ def test_reading_goes_on_at_the_stored_position(
     [
         (Position(101, None), Bounds(0, 100), 99),  # recreated: shorter than the position
         (Position(None, None), Bounds(0, 100), 100),  # recreated, and the group's positions are gone too
+        (Position(None, None), Bounds(0, 20000), 5000),  # the positions are gone; the log may be another one
+        (Position(None, None), Bounds(9000, 20000), 5000),  # the positions are gone, and records between
+        (Position(60, None), Bounds(0, 100), None),  # the warehouse was wiped
         (Position(60, intent(100)), Bounds(0, 100), 59),  # the intent's range is not all there
         (Position(60, None), Bounds(61, 100), 59),  # deleted before it was loaded
         (Position(60, None), Bounds(0, 100), 60),  # somebody moved the position back

@@ -831,7 +831,7 @@ class KafkaConsumer(ConsumerRebalanceListener):  # type: ignore[misc]
         partitions = [TopicPartition(*each) for each in wanted] or [_NOTHING]
         found = await self._consumer.getmany(*partitions, timeout_ms=int(timeout_s * 1000), max_records=max_records)
         return {
-            Partition(each.topic, each.partition): [Stored(row.offset, row.value, row.timestamp) for row in rows]
+            Partition(each.topic, each.partition): [Stored(row.offset, row.value or b"", row.timestamp) for row in rows]
             for each, rows in found.items()
         }
 

@@ -19,7 +19,7 @@ from typing import Any, Final, TypeVar
 from msgspec import Struct
 
 from pinstream import event, metrics
-from pinstream.errors import Fatal, Fenced, PositionLost, Retryable, WarehouseAway
+from pinstream.errors import Fatal, Fenced, LogError, PositionLost, Retryable, WarehouseAway
 from pinstream.eventlog.contract import Bounds, Consumer, Intent, Log, Partition, Position, Stored
 from pinstream.load import batch, deadletter
 from pinstream.settings import Load
@@ -32,8 +32,10 @@ T = TypeVar("T")
 GROUP: Final = "load"
 TOPICS: Final = (event.EVENTS, event.ENGAGEMENTS, event.REJECTED)
 POLL_S: Final = 0.2
-LOOK_S: Final = 60.0
-"""Between two looks whether the log is about to delete what nobody has loaded."""
+LOOK_S: Final = 15.0
+"""Between two looks at how far the log is ahead."""
+PROOF_S: Final = 30.0
+"""A loader that has not committed for so long may have been asleep: it proves its ownership before it inserts."""
 RETRY_S: Final = (0.2, 0.5, 1.0, 2.0, 5.0)
 """Pauses between tries while ClickHouse or the log is away; the last one repeats."""
 
@@ -72,14 +74,17 @@ class Loader:
         self._lanes: dict[Partition, Lane] = {}
         self._generation = -1
         self._insert_s = 0.0
-        self._look_at = 0.0
-        self._waiting_for: WarehouseAway | Retryable | None = None
+        self._proven_at = float("-inf")
+        self._judged: dict[str, list[tuple[int, int]]] = {}
+        """Topic -> (bad, all) of the latest blocks."""
+        self._waiting_for: WarehouseAway | Retryable | None = Retryable("Not a member of the group yet.")
         self._stop = asyncio.Event()
 
     async def ready(self) -> None:
-        """Return if blocks are going through; raise what is in the way otherwise."""
+        """Return if a block would go through now, or if this is a standby; raise what is in the way otherwise."""
         if self._waiting_for:
             raise self._waiting_for
+        await self._warehouse.ping()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Load until `stop` is set.
@@ -91,6 +96,7 @@ class Loader:
         """
         self._stop = stop
         consumer = await self._log.consumer(GROUP, TOPICS)
+        watching = asyncio.create_task(self._watch(), name="lag")
         try:
             while not stop.is_set():
                 try:
@@ -108,14 +114,12 @@ class Loader:
                     self._waiting_for = None
             await self._acknowledge_all(consumer)
         finally:
+            watching.cancel()
             await consumer.aclose()
 
     async def _turn(self, consumer: Consumer) -> None:
         if consumer.generation != self._generation:
             await self._take_over(consumer)
-        if self._clock() >= self._look_at:
-            self._look_at = self._clock() + LOOK_S
-            await self._look_for_overdue()
         full = frozenset(partition for partition, lane in self._lanes.items() if self._reads_enough(lane))
         got = await consumer.poll(timeout_s=POLL_S, max_records=self._settings.block_rows, paused=full)
         if consumer.generation != self._generation:
@@ -128,7 +132,20 @@ class Loader:
             elif self._idle(lane):
                 await self._acknowledge(consumer, partition, lane)
 
-    async def _look_for_overdue(self) -> None:
+    async def _watch(self) -> None:
+        """Measure how far the log is ahead, whatever the loop is waiting for."""
+        while True:
+            try:
+                await self._look()
+            except LogError as exc:
+                logger.warning("The lag is unknown: %s", exc)
+            await asyncio.sleep(LOOK_S)
+
+    async def _look(self) -> None:
+        for partition, (position, bounds) in (await self._log.inspect(GROUP, TOPICS)).items():
+            reached = bounds.first if position.offset is None else position.offset
+            lag = metrics.LAG_RECORDS.labels(partition.topic, str(partition.number))
+            lag.set(max(0, bounds.end - reached))
         overdue = await self._log.overdue(GROUP, TOPICS, now_ms=int(time.time() * 1000))
         metrics.OVERDUE_PARTITIONS.set(len(overdue))
         for partition in overdue:
@@ -147,7 +164,7 @@ class Loader:
         for partition in sorted(consumer.assignment()):
             position = await consumer.position(partition)
             bounds = await consumer.bounds(partition)
-            newest = await self._patiently(consumer, partial(self._newest, partition))
+            newest = await self._patiently(consumer, partial(self._newest, partition), generation)
             if consumer.generation != generation:
                 return
             start = starting_offset(partition, position, bounds, newest)
@@ -181,47 +198,74 @@ class Loader:
             await self._commit(consumer, partition, records[0].offset, intent)
             lane.unacknowledged = None  # that commit acknowledged the block before
         started = self._clock()
-        await self._insert(consumer, partition, block)
+        await self._insert(
+            consumer, partition, block, partial(self._prove, consumer, partition, records[0].offset, intent)
+        )
         self._insert_s = 0.8 * self._insert_s + 0.2 * (self._clock() - started)
         lane.replay = None
         lane.unacknowledged = intent.last + 1
         lane.pending.inserted_at = self._clock()
-        await self._measure(consumer, partition, block, records)
+        self._measure(partition, block, records)
 
     def _refuse_a_bad_deploy(self, partition: Partition, block: batch.Block) -> None:
-        total = block.good + block.bad
+        """Raise Fatal if too many of the latest records are bad. Small blocks are judged together with those before."""
+        judged = self._judged.setdefault(partition.topic, [])
+        judged.append((block.bad, block.good + block.bad))
+        while sum(total for _, total in judged[1:]) >= self._settings.bad_ratio_min_records:
+            del judged[0]
+        bad, total = sum(bad for bad, _ in judged), sum(total for _, total in judged)
         if deadletter.too_many(
-            block.bad,
+            bad,
             total,
             max_ratio=self._settings.max_bad_ratio,
             min_records=self._settings.bad_ratio_min_records,
         ):
             raise Fatal(
-                f"{block.bad} of {total} records in {block.token} are not valid, so nothing was loaded. Find what "
-                f"writes them; to load the good ones and dead-letter the rest, raise load.max_bad_ratio."
+                f"{bad} of the latest {total} records up to {block.token} are not valid: load stops before them. Find "
+                f"what writes them; to load the good ones and dead-letter the rest, raise load.max_bad_ratio."
             )
 
-    async def _insert(self, consumer: Consumer, partition: Partition, block: batch.Block) -> None:
+    async def _insert(
+        self, consumer: Consumer, partition: Partition, block: batch.Block, prove: Callable[[], Awaitable[None]]
+    ) -> None:
         for table, body in ((schema.TABLE_OF_TOPIC[partition.topic], block.rows), ("rejected", block.dead)):
             if body:
                 columns = schema.insert_columns(table)
-                await self._patiently(
-                    consumer, partial(self._warehouse.insert, table, columns, body, token=block.token)
-                )
+                insert = partial(self._warehouse.insert, table, columns, body, token=block.token)
+                await self._patiently(consumer, insert, self._generation, prove)
+
+    async def _prove(self, consumer: Consumer, partition: Partition, first: int, intent: Intent) -> None:
+        """Commit the same intent again if the last commit is long ago. Raises Fenced if the partition is lost.
+
+        ClickHouse remembers tokens for a limited number of blocks: a loader that slept through as many must not insert.
+        """
+        if self._clock() - self._proven_at > PROOF_S:
+            await self._commit(consumer, partition, first, intent)
 
     async def _newest(self, partition: Partition) -> int | None:
         query = queries.max_offset(partition.topic, partition.number, since_ms=self._settings.positions_from_ms)
         newest: int | None = (await query.rows(self._warehouse))[0]["newest"]
         return newest
 
-    async def _patiently(self, consumer: Consumer, act: Callable[[], Awaitable[T]]) -> T:
+    async def _patiently(
+        self,
+        consumer: Consumer,
+        act: Callable[[], Awaitable[T]],
+        generation: int,
+        prove: Callable[[], Awaitable[None]] | None = None,
+    ) -> T:
         """Do it until it succeeds; meanwhile keep polling, with everything paused, to stay in the group.
 
         Raises:
             _Stopped: told to stop before it succeeded.
+            Fenced: the assignment is no longer that of `generation`, or `prove` says so.
         """
         attempt = 0
         while True:
+            if prove:
+                await prove()
+            if consumer.generation != generation:
+                raise Fenced("The partitions were assigned anew.")
             task = asyncio.ensure_future(act())
             await self._poll_while(consumer, task)
             try:
@@ -284,6 +328,7 @@ class Loader:
                 raise Fenced(f"{partition.topic}/{partition.number} was assigned anew.")
             try:
                 await consumer.commit(partition, offset, intent)
+                self._proven_at = self._clock()
             except Retryable as exc:
                 self._waiting_for = exc
                 logger.warning("The log does not take a commit, waiting: %s", exc)
@@ -293,15 +338,11 @@ class Loader:
                 self._waiting_for = None
                 return
 
-    async def _measure(
-        self, consumer: Consumer, partition: Partition, block: batch.Block, records: Sequence[Stored]
-    ) -> None:
+    def _measure(self, partition: Partition, block: batch.Block, records: Sequence[Stored]) -> None:
         metrics.LOADED.labels(partition.topic).inc(block.good)
         metrics.DEAD_LETTERS.labels("bad_record").inc(block.bad)
         metrics.INSERT_MS.observe(self._insert_s * 1000)
         metrics.FRESHNESS_S.observe(max(0.0, time.time() - records[-1].appended_ms / 1000))
-        end = (await consumer.bounds(partition)).end
-        metrics.LAG_RECORDS.labels(partition.topic, str(partition.number)).set(max(0, end - records[-1].offset - 1))
 
 
 def starting_offset(partition: Partition, position: Position, bounds: Bounds, newest: int | None) -> int:
@@ -315,11 +356,11 @@ def starting_offset(partition: Partition, position: Position, bounds: Bounds, ne
     intent = position.intent
     if intent and intent.format > deadletter.FORMAT:
         raise Fatal(f"{name}: the open intent is of format {intent.format}; start the newer pinstream that wrote it.")
-    last_here = -1 if newest is None else newest
     if position.offset is None:
-        start, last_done = max(last_here + 1, bounds.first), last_here
-    else:
-        start, last_done = position.offset, intent.last if intent else position.offset - 1
+        if newest is not None:  # an intent is committed before the first insert
+            raise PositionLost(f"{name}: no stored position, yet ClickHouse holds offset {newest}. {_MEND}")
+        return bounds.first
+    start, last_done = position.offset, intent.last if intent else position.offset - 1
     if start > bounds.end or (intent and intent.last >= bounds.end):
         raise PositionLost(
             f"{name}: offset {start} is beyond the log's end {bounds.end}: it was recreated or cut. {_MEND}"
@@ -328,12 +369,15 @@ def starting_offset(partition: Partition, position: Position, bounds: Bounds, ne
         raise PositionLost(
             f"{name}: records {start} to {bounds.first - 1} were deleted before they were loaded. {_MEND}"
         )
-    if last_here > last_done:
-        raise PositionLost(f"{name}: ClickHouse holds offset {last_here}, beyond the stored position {start}. {_MEND}")
+    if newest is not None and newest > last_done:
+        raise PositionLost(f"{name}: ClickHouse holds offset {newest}, beyond the stored position {start}. {_MEND}")
+    if newest is None and intent is None and start > bounds.first and partition.topic == event.EVENTS:
+        raise PositionLost(f"{name}: records up to {start - 1} were loaded, but ClickHouse holds none of them. {_MEND}")
     return start
 
 
 _MEND = (
-    "Restore the log that belongs to this warehouse; or, if it is gone for good, run "
-    "`pinstream load --reset-positions`, which says what it does."
+    "Restore the log and the warehouse that belong together; or go on without with `pinstream load --reset-positions "
+    "oldest` (the log or the warehouse is new: load all that the log holds) or `behind` (only the positions were lost: "
+    "go on behind what ClickHouse holds)."
 )
