@@ -284,3 +284,76 @@ async def test_a_refusal_keeps_the_folder_usable(warehouse: Warehouse) -> None:
     with pytest.raises(QueryFailed, match="no engine Kafka"):
         await warehouse.command(f"{CREATE} ENGINE = Kafka('localhost:9092', 't', 'g', 'JSONEachRow')")
     assert await warehouse.select("SELECT 1 AS one") == [{"one": 1}]
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "DROP DATABASE default",
+        "drop database if exists `default` SYNC",
+        "DETACH DATABASE default",
+        "RENAME DATABASE default TO dd",
+        "RENAME DATABASE a TO b, c TO d, e TO default",
+        "CREATE DATABASE default ENGINE = Memory",
+        "CREATE OR REPLACE DATABASE default",
+        "CREATE DATABASE system",
+        "DROP DATABASE {d:Identifier}",
+        "TRUNCATE DATABASE system",
+        "TRUNCATE ALL TABLES FROM system",
+        "DROP DATABASE INFORMATION_SCHEMA",
+        "DROP DATABASE information_schema",
+        "DROP VIEW INFORMATION_SCHEMA.tables",
+        "DROP TABLE t, system.settings",
+        "EXCHANGE TABLES t AND system.one",
+        "RENAME TABLE system.one TO t",
+        "CREATE TABLE system.t (a UInt8) ENGINE = Memory",
+        "CREATE OR REPLACE VIEW information_schema.tables AS SELECT 1",
+        "DROP TABLE {d:Identifier}.settings",
+        "SYSTEM STOP MERGES",
+        "SYSTEM STOP TTL MERGES",
+        "SYSTEM START MERGES",
+        "SYSTEM STOP MOVES",
+        "SYSTEM STOP FETCHES",
+        "SYSTEM STOP VIEWS",
+        "SYSTEM CANCEL VIEW v",
+        "SYSTEM SHUTDOWN",
+        "SYSTEM FLUSH LOGSX",
+    ],
+)
+def test_what_would_stop_the_warehouse_for_everybody(sql: str) -> None:
+    assert refusal(sql).code == guard.ACCESS_DENIED
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "DROP DATABASE d",
+        "CREATE DATABASE IF NOT EXISTS default",
+        "DROP TABLE default.t",
+        "CREATE TABLE database (a UInt8 DEFAULT 1) ENGINE = Memory",
+        "CREATE TABLE t AS system.one ENGINE = Memory",
+        "CREATE MATERIALIZED VIEW v TO t AS SELECT name FROM system.tables",
+        "INSERT INTO t SELECT name FROM system.tables",
+        "SYSTEM DROP MARK CACHE",
+        "SYSTEM WAIT VIEW v",
+        "SYSTEM RELOAD DICTIONARY d",
+    ],
+)
+def test_what_stops_nobody(sql: str) -> None:
+    guard.inspect(sql.encode())
+
+
+@pytest.mark.parametrize(("name", "cap"), sorted(guard.CAPS.items()))
+def test_caps_may_be_lowered_and_not_lifted(name: str, cap: int) -> None:
+    for value in (1, cap, f"'{cap}'"):
+        guard.inspect(f"SELECT 1 SETTINGS max_threads = 1, {name} = {value}, max_block_size = 9".encode())
+        guard.inspect(f"SET {name} = {value};".encode())
+    for value in (0, cap + 1, "'0'", "'10Gi'", "1.5e18", "1e18", "0x0", -1, "DEFAULT", "{x:UInt64}", "'1e18'", "$$0$$"):
+        for sql in (f"SELECT 1 SETTINGS {name} = {value}", f"SET max_threads = 1, `{name}`={value}"):
+            assert refusal(sql).code == guard.SETTING_CONSTRAINT_VIOLATION, sql
+    assert refusal(f"INSERT INTO t SETTINGS {name} = 0 FORMAT CSV\n1").code == guard.SETTING_CONSTRAINT_VIOLATION
+
+
+@pytest.mark.parametrize("sql", ["SET profile = 'default'", "SELECT 1 SETTINGS max_memory_usage_for_user = 1"])
+def test_settings_that_reach_others(sql: str) -> None:
+    assert refusal(sql).code == guard.ACCESS_DENIED

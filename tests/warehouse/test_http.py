@@ -25,7 +25,7 @@ from clickhouse_connect.driver.exceptions import DatabaseError
 
 from pinstream.settings import Settings
 from pinstream.warehouse import http
-from pinstream.warehouse.embedded import MAX_SESSIONS
+from pinstream.warehouse.embedded import MAX_MEMORY_RATIO, MAX_SESSIONS
 from pinstream.warehouse.password import password
 from tests.warehouse_server import PASSWORD, EmbeddedProcess, free_port
 
@@ -480,6 +480,55 @@ async def test_sigterm_interrupts_what_does_not_end(tmp_path: Path) -> None:
         assert time.monotonic() - started < 20
         (answer,) = await asyncio.gather(slow, return_exceptions=True)
         assert isinstance(answer, httpx.HTTPError) or (isinstance(answer, httpx.Response) and answer.status_code >= 500)
+
+
+@pytest.mark.parametrize(
+    ("sql", "params"),
+    [
+        ("DROP DATABASE default", {}),
+        ("RENAME DATABASE default TO dd", {}),
+        ("TRUNCATE DATABASE system", {}),
+        ("DROP VIEW tables", {"database": "INFORMATION_SCHEMA"}),
+        ("DROP TABLE one", {"database": "system"}),
+        ("SELECT 1", {"max_memory_usage": "0"}),
+        ("SELECT 1", {"max_result_bytes": str(1 << 62)}),
+        ("SELECT 1 SETTINGS max_memory_usage = 0", {}),
+        ("SYSTEM STOP MERGES", {}),
+    ],
+)
+async def test_no_statement_stops_the_warehouse(raw: httpx.AsyncClient, sql: str, params: dict[str, str]) -> None:
+    answer = await raw.post("/", content=sql, params=params)
+    assert answer.headers["X-ClickHouse-Exception-Code"] in ("497", "452"), answer.text
+    assert (await raw.post("/", content="SELECT 1 FROM system.one")).text == "1\n"
+
+
+async def test_a_session_in_the_engines_own_database_only_reads(raw: httpx.AsyncClient) -> None:
+    session = {"session_id": uuid.uuid4().hex}
+    assert (await raw.post("/", content="USE system", params=session)).status_code == 200
+    assert (await raw.post("/", content="SELECT * FROM one", params=session)).text == "0\n"
+    answer = await raw.post("/", content="DROP TABLE one", params=session)
+    assert answer.headers["X-ClickHouse-Exception-Code"] == "497"
+
+
+async def test_all_statements_together_have_a_share_of_the_memory(raw: httpx.AsyncClient) -> None:
+    sql = "SELECT value, changed FROM system.server_settings WHERE name = 'max_server_memory_usage_to_ram_ratio'"
+    assert (await raw.post("/", content=sql)).text == f"{MAX_MEMORY_RATIO}\t1\n"
+
+
+def test_an_engine_that_does_not_connect_says_why_with_a_code(tmp_path: Path) -> None:
+    code = (
+        "import sys, pathlib\n"
+        "from pinstream.errors import QueryFailed\n"
+        "from pinstream.warehouse import embedded, guard, http\n"
+        "engine = embedded.Engine(pathlib.Path(sys.argv[1]))\n"
+        "engine.open()\n"
+        "engine._owner.query('DROP DATABASE default')\n"
+        "sql = b'SELECT 1'\n"
+        "try: engine.run(http.Call(guard.inspect(sql), b'', '', {}, {}, 'CSV'))\n"
+        "except QueryFailed as exc: print(exc.code, exc)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, timeout=60, check=True)
+    assert done.stdout.startswith(b"81 Database default does not exist"), done
 
 
 def run_to_its_end(data_dir: Path, port: int) -> str:

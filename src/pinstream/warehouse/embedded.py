@@ -40,9 +40,8 @@ from pinstream.warehouse.password import password
 
 logger = logging.getLogger(__name__)
 
-MAX_QUERY_MEMORY_BYTES: Final = 2 << 30
-MAX_RESULT_BYTES: Final = 512 << 20
-"""Of one answer, uncompressed: it is put together in memory."""
+MAX_MEMORY_RATIO: Final = 0.6
+"""Of the machine's (or the container's) memory, for all statements together."""
 MAX_SESSIONS: Final = 128
 """Sessions that hold a connection; the one idle longest gives way."""
 STOP_S: Final = 8.0
@@ -53,15 +52,16 @@ SESSION_NOT_FOUND: Final = 372
 SESSION_IS_LOCKED: Final = 373
 
 _DEFAULTS: Final[dict[str, str]] = {
-    "max_memory_usage": str(MAX_QUERY_MEMORY_BYTES),
-    "max_bytes_before_external_group_by": str(MAX_QUERY_MEMORY_BYTES // 2),
-    "max_bytes_before_external_sort": str(MAX_QUERY_MEMORY_BYTES // 2),
-    "max_result_bytes": str(MAX_RESULT_BYTES),
+    **{name: str(cap) for name, cap in guard.CAPS.items()},
+    "max_bytes_before_external_group_by": str(guard.MAX_QUERY_MEMORY_BYTES // 2),
+    "max_bytes_before_external_sort": str(guard.MAX_QUERY_MEMORY_BYTES // 2),
     "implicit_select": "0",  # chDB's shell convenience; a server wants a statement
     "allow_introspection_functions": "0",
     "async_insert": "0",
 }
 _CODE: Final = re.compile(r"Code: (\d+)\.")
+_CHDB: Final[Any] = chdb
+"""It has no types; whether mypy notices depends on its cache."""
 _PYTHON_FORMATS: Final = frozenset({"dataframe", "datastore", "arrowtable"})
 
 
@@ -77,6 +77,7 @@ class Engine:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._address = f"{folder}?max_server_memory_usage_to_ram_ratio={MAX_MEMORY_RATIO}"
         self._owner: Any = None
         self._sessions: dict[str, _Session] = {}
         self._sessions_lock = threading.Lock()
@@ -95,8 +96,8 @@ class Engine:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             # chDB would take SIGINT and SIGTERM away from the process
-            chdb._chdb.set_signal_handlers_enabled(0)  # type: ignore[attr-defined]
-            self._owner = chdb.connect(str(self._folder))
+            _CHDB._chdb.set_signal_handlers_enabled(0)
+            self._owner = _CHDB.connect(self._address)
             self._close_file_access()
         except (RuntimeError, OSError) as exc:
             raise SetupFault(_why_not_opened(self._folder, str(exc))) from exc
@@ -144,6 +145,7 @@ class Engine:
                 self._running -= 1
 
     def _run_alone(self, call: Call) -> Outcome:
+        guard.check_database(call.statement, call.database)
         connection = self._connect()
         try:
             _prepare(connection, call.settings, call.database)
@@ -152,7 +154,10 @@ class Engine:
             connection.close()
 
     def _connect(self) -> Any:
-        connection = chdb.connect(str(self._folder))
+        try:
+            connection = _CHDB.connect(self._address)
+        except RuntimeError as exc:
+            raise _translated(exc) from exc
         _ask(connection, f"SET {_assignments(_DEFAULTS)}")
         return connection
 
@@ -221,6 +226,7 @@ def _run_and_restore(connection: Any, call: Call) -> Outcome:
     if call.statement.kind == "session":
         return _execute(connection, call)
     before = _current(connection, call.settings)
+    guard.check_database(call.statement, call.database or before[""][0])
     try:
         _prepare(connection, call.settings, call.database)
         return _execute(connection, call)

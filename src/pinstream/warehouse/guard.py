@@ -21,9 +21,21 @@ from pinstream.errors import QueryFailed
 SYNTAX_ERROR: Final = 62
 READONLY: Final = 164
 ACCESS_DENIED: Final = 497
+SETTING_CONSTRAINT_VIOLATION: Final = 452
 
 MAX_SQL_BYTES: Final = 1 << 20
 """Of a statement's text without its data; the values of INSERT ... VALUES count as text."""
+
+
+MAX_QUERY_MEMORY_BYTES: Final = 2 << 30
+MAX_RESULT_BYTES: Final = 512 << 20
+"""Of one answer, uncompressed: it is put together in memory."""
+CAPS: Final[dict[str, int]] = {
+    "max_memory_usage": MAX_QUERY_MEMORY_BYTES,
+    "max_result_bytes": MAX_RESULT_BYTES,
+    "max_untracked_memory": 4 << 20,
+}
+"""Settings that a client may lower, and neither raise nor lift: 1 up to this, as plain digits."""
 
 
 def _names(text: str) -> frozenset[str]:
@@ -67,9 +79,9 @@ _SETTINGS: Final = re.compile(
     r"(?i)(?:.*_)?dialect|additional_(?:table_filters|result_filter)|parallel_replicas_custom_key.*|format_schema.*"
     r"|format_template_.*|format_avro_schema_registry_url|output_format_schema|input_format_record_errors_file_path"
     r"|allow_experimental_eval_table_function|allow_python_table_function|ast_fuzzer.*|ai_function.*|url_base"
-    r"|rename_files_after_processing"
+    r"|rename_files_after_processing|profile|max_memory_usage_for_user"
 )
-"""Settings that hold SQL, name files or hosts, or change the language that this module reads."""
+"""Settings that hold SQL, name files or hosts, change the language that this module reads, or set other settings."""
 
 _READS: Final = frozenset({"SELECT", "WITH", "FROM", "SHOW", "DESCRIBE", "DESC", "EXPLAIN", "EXISTS", "CHECK", "("})
 _WRITES: Final = _names(
@@ -81,9 +93,14 @@ _KNOWN_BUT_REFUSED: Final = _names(
 )
 _CREATES: Final = frozenset({"TABLE", "TEMPORARY", "VIEW", "MATERIALIZED", "DATABASE", "FUNCTION"})
 _SYSTEM: Final = re.compile(
-    r"FLUSH LOGS|(?:START|STOP) (?:MERGES|TTL|MOVES|VIEWS?)|(?:REFRESH|WAIT|CANCEL) VIEW|RELOAD DICTIONAR(?:Y|IES)"
-    r"|(?:DROP|CLEAR) [A-Z ]*CACHE"
+    r"(?:FLUSH LOGS|(?:REFRESH|WAIT) VIEW|RELOAD DICTIONAR(?:Y|IES)|(?:DROP|CLEAR) [A-Z ]*CACHE)\b"
 )
+"""Those that stop nothing for others."""
+_OWN_DATABASES: Final = frozenset({"system", "information_schema"})
+"""The engine's own: without their tables no statement runs any more, for anybody."""
+_LASTING_DATABASES: Final = _OWN_DATABASES | {"default"}
+"""Without `default` no connection opens any more."""
+_REMAKES: Final = _names("DROP RENAME EXCHANGE TRUNCATE UNDROP")
 _CLAUSES: Final = _names("SELECT WHERE PREWHERE GROUP ORDER HAVING LIMIT ON USING SETTINGS UNION QUALIFY WINDOW FORMAT")
 
 Kind = Literal["read", "write", "session"]
@@ -186,10 +203,23 @@ def forbidden_calls(engine_knows: Iterable[str] = ()) -> frozenset[str]:
     return (KNOWN_TABLE_FUNCTIONS | {name.lower() for name in engine_knows}) - TABLE_FUNCTIONS
 
 
-def check_setting(name: str) -> None:
-    """Raise QueryFailed if setting `name` from outside could lead around this module."""
+def check_setting(name: str, value: str) -> None:
+    """Raise QueryFailed if a setting from outside could lead around this module, or lifts one of CAPS."""
+    name = name.lower()
     if _SETTINGS.fullmatch(name):
         raise _denied(f"The embedded warehouse does not take the setting {name}.")
+    cap = CAPS.get(name)
+    if cap is not None and not (re.fullmatch(r"[0-9]{1,18}", value) and 0 < int(value) <= cap):
+        raise QueryFailed(
+            f"Setting {name} is 1 to {cap} in the embedded warehouse. (SETTING_CONSTRAINT_VIOLATION)",
+            code=SETTING_CONSTRAINT_VIOLATION,
+        )
+
+
+def check_database(statement: Statement, database: str) -> None:
+    """Raise QueryFailed if `statement` writes while `database` is one of the engine's own."""
+    if statement.kind == "write" and database.lower() in _OWN_DATABASES:
+        raise _denied(f"The embedded warehouse does not write while {database} is the current database.")
 
 
 def inspect(sql: bytes, forbidden: frozenset[str] | None = None) -> Statement:
@@ -298,6 +328,7 @@ class _Reader:
         self.check_end(upper)
         self.check_words(upper)
         self.check_names()
+        self.check_databases(upper)
         self.follow(upper)
 
     def check_end(self, upper: str) -> None:
@@ -309,6 +340,8 @@ class _Reader:
     def check_words(self, upper: str) -> None:
         if upper in ("INFILE", "OUTFILE"):
             raise _denied("The embedded warehouse neither reads nor writes files for a client.")
+        if upper == "=":
+            self.check_cap()
         if upper == "ENGINE" and self.first in _WRITES:
             self.check_engine()
         if upper == "FETCH" and self.first == "ALTER":
@@ -349,8 +382,31 @@ class _Reader:
             raise _denied(f"The embedded warehouse does not run {name}(): it would touch files or the network.")
         if after == "(" and name == "disk":
             raise _denied("The embedded warehouse takes no disks of a statement's own.")
-        if after == "=":
-            check_setting(name)
+        if after == "=" and _SETTINGS.fullmatch(name):
+            check_setting(name, "")
+
+    def check_cap(self) -> None:
+        """At `=`: what stands behind it, up to the next blank or sign."""
+        if self.before.name in CAPS:
+            value = self.after.text
+            if self.sql[self.after.end : self.after.end + 1].strip(b" \t\r\n,;)"):
+                value += "?"  # goes on, such as the exponent of 1.5e18
+            check_setting(self.before.name, value)
+
+    def check_databases(self, upper: str) -> None:
+        """The databases without which nothing runs stay, and so does what is in the engine's own."""
+        creates = self.first in ("CREATE", "REPLACE")
+        if not creates and self.first not in _REMAKES:
+            return
+        if creates and not {"AS", "("}.isdisjoint(self.head_words[:-1]):
+            return
+        what = [word for word in self.head_words[1:] if word not in ("OR", "REPLACE")]
+        whole = what[:1] == ["DATABASE"] and what[1:4] != ["IF", "NOT", "EXISTS"]
+        name, own = self.token.name, self.token.name in _OWN_DATABASES
+        if (whole and name in _LASTING_DATABASES) or (own and (self.after.kind == "." or self.first == "TRUNCATE")):
+            raise _denied(f"The embedded warehouse keeps its database {name} as it is.")
+        if upper == "{":
+            raise _denied("The embedded warehouse takes no parameter for the name of what is made or dropped.")
 
     def calls_forbidden(self, name: str) -> bool:
         """`format` is an ordinary function too: it counts as a table function where a table may stand."""

@@ -329,8 +329,8 @@ def _call(asked: _Request, forbidden: frozenset[str]) -> Call:
     settings = {
         name: value for name, value in values.items() if name not in _NOT_SETTINGS and not name.startswith("param_")
     }
-    for name in settings:
-        guard.check_setting(name)
+    for name, value in settings.items():
+        guard.check_setting(name, value)
     return Call(
         statement,
         asked.sql[statement.data_at :] if statement.data_at >= 0 else b"",
