@@ -10,7 +10,7 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -26,7 +26,7 @@ from pinstream import __version__
 from pinstream import settings as settings_module
 from pinstream.errors import PinstreamError
 from pinstream.settings import Settings
-from pinstream.supervisor import supervised, until_signalled
+from pinstream.supervisor import Serve, supervised, until_signalled
 
 if TYPE_CHECKING:  # imported where it is used, so that `--help` is quick
     from pinstream.state.store import Store
@@ -64,7 +64,10 @@ def _root(
     ctx: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version and end.")] = False,
 ) -> None:
-    """What happens in a shop becomes Pinterest audiences, on your own server."""
+    """What happens in a shop becomes Pinterest audiences, on your own server.
+
+    Settings come from pinstream.toml, or the file that PINSTREAM_CONFIG names, and from PINSTREAM_* variables.
+    """
     if version:
         print(__version__)
         raise typer.Exit
@@ -98,11 +101,11 @@ def _log_to_stderr(style: Literal["text", "json"]) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(formatter)
     logging.basicConfig(handlers=[handler], level=logging.INFO, force=True)
-    for noisy in ("httpx", "httpcore", "aiokafka", "alembic", "uvicorn.error", "clickhouse_connect"):
+    for noisy in ("httpx", "httpcore", "aiokafka", "alembic", "urllib3", "uvicorn.error", "clickhouse_connect"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
-def _run(serve: Callable[[asyncio.Event], Awaitable[None]]) -> None:
+def _run(serve: Serve) -> None:
     """Run a role until SIGTERM or SIGINT."""
     with asyncio.Runner(loop_factory=_loop) as runner:
         runner.run(until_signalled(serve))
@@ -115,17 +118,32 @@ def _loop() -> asyncio.AbstractEventLoop:
 
 
 def _print(rows: list[dict[str, Any]], as_json: bool) -> None:
-    """A list of things: JSON for programs, a table for people."""
+    """A list of things: JSON for programs; for people a table, or a block each where it is too wide; TSV into pipes."""
     if as_json:
         print(json.dumps(rows, default=str))
         return
     if not rows:
         print("none")
         return
+    if not sys.stdout.isatty():
+        print("\n".join("\t".join(map(_cell, line)) for line in (rows[0], *(row.values() for row in rows))))
+        return
     table = Table(*rows[0])
     for row in rows:
-        table.add_row(*(str(value) for value in row.values()))
-    Console().print(table)
+        table.add_row(*map(_cell, row.values()))
+    console = Console()
+    if console.measure(table).maximum <= console.width:
+        console.print(table)
+        return
+    for row in rows:
+        console.rule()
+        for name, value in row.items():
+            console.print(f"[bold]{name}[/] {escape(_cell(value))}", highlight=False, soft_wrap=True)
+
+
+def _cell(value: object) -> str:
+    """A value as a person reads it in a table."""
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def _now_ms() -> int:
@@ -180,7 +198,7 @@ def sites_add(
     origin: Annotated[list[str], typer.Option(help="An allowed origin, such as https://www.shop.example; repeat it.")],
     name: Annotated[str, typer.Option(help="The shop's name.")] = "",
     currency: Annotated[str, typer.Option(help="Assumed where an event names none.")] = "",
-    cookie_domain: Annotated[str, typer.Option(help="Domain of the visitor cookie; default: the setting host.")] = "",
+    cookie_domain: Annotated[str, typer.Option(help="Domain of the visitor cookie; default: collect's own host.")] = "",
     phone_region: Annotated[str, typer.Option(help="Region of phone numbers without a country code, such as DE.")] = "",
     consent_default: Annotated[str, typer.Option(help="unknown, yes or no: where nobody said anything.")] = "unknown",
     null_origin: Annotated[bool, typer.Option("--null-origin", help="Take events of sandboxes.")] = False,
@@ -228,6 +246,8 @@ def keys_create(
         site_id = store.site(site).id if site else None
         key = store.create_key(site_id=site_id, label=label, now_ms=_now_ms())
     print(json.dumps({"key": key}) if as_json else key)
+    if not as_json:
+        print("Shown once. collect knows it within half a minute.", file=sys.stderr)
 
 
 @keys.command("list")
@@ -272,9 +292,7 @@ def collect() -> None:
 def load(
     reset_positions: Annotated[
         Positions | None,
-        typer.Option(
-            help="Once, where load refuses its position: load all that the log holds, or go on behind."
-        ),
+        typer.Option(help="Once, where load refuses its position: load all that the log holds, or go on behind."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -307,7 +325,9 @@ def up() -> None:
     settings = _settings()
 
     async def serve(stop: asyncio.Event) -> None:
-        async with supervised(roles.programs(settings), _prefixed):
+        if not settings.pinterest.ad_account_id:
+            _prefixed("up", "push is not started: set pinterest.ad_account_id and pinterest.access_token")
+        async with roles.alone(settings), supervised(roles.programs(settings), _prefixed):
             _prefixed("up", f"takes events at http://{settings.collect.host}:{settings.collect.port}/p/i")
             _prefixed("up", f"ClickHouse at {settings.warehouse.url}, metrics at port {settings.collect.ops_port}")
             await stop.wait()
@@ -346,9 +366,9 @@ def demo(
         outcome.append(await run.demo(options, stop, _prefixed))
 
     _run(serve)
-    if as_json:
+    if as_json and outcome:
         print(json.dumps(_plain(outcome[0])))
-    if not outcome[0].holds:
+    if not outcome or not outcome[0].holds:
         raise typer.Exit(1)
 
 

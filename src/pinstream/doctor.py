@@ -144,7 +144,12 @@ async def _warehouse(settings: Settings, now_ms: ClockMs) -> list[Finding]:
         findings = [Finding("warehouse", "ok", f"ClickHouse {rows[0]['version']}.")]
         newest = await queries.newest_received().rows(warehouse)
         received_ms = newest[0]["received_ms"] or 0
-        return [*findings, Finding("schema", "ok", "Up to date."), clock(now_ms(), rows[0]["now_ms"], received_ms)]
+        findings += [Finding("schema", "ok", "Up to date."), clock(now_ms(), rows[0]["now_ms"], received_ms)]
+        refused = await queries.refused_lately().rows(warehouse)
+    if refused:
+        counted = ", ".join(f"{row['reason']} {row['n']} times" for row in refused)
+        findings.append(Finding("refused", "note", f"In the last hour: {counted}. docs/http-api.md says what to do."))
+    return findings
 
 
 def clock(here_ms: int, warehouse_ms: int, newest_ms: int) -> Finding:
@@ -176,6 +181,8 @@ async def _roles(settings: Settings) -> list[Finding]:
         "collect": f"http://{settings.collect.ops_host}:{settings.collect.ops_port}/readyz",
         "load": f"http://127.0.0.1:{settings.load.ops_port}/readyz",
     }
+    if settings.pinterest.ad_account_id:
+        ports["push"] = f"http://127.0.0.1:{settings.push.ops_port}/readyz"
     ready = {role: await answers_ok(url) for role, url in ports.items()}
     return [
         Finding(role, "ok", "Runs and is ready.")

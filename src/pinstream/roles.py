@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import logging
 import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from typing import Literal
+from typing import Final, Literal
+from urllib.parse import urlsplit
 
 import msgspec
 
-from pinstream import ops
+from pinstream import ops, serving
 from pinstream.audiences import compile, rule
 from pinstream.collect import server as collect_server
-from pinstream.errors import LogError, Misconfigured, Refused, StateError, WarehouseAway
+from pinstream.errors import LogError, Misconfigured, Refused, SetupFault, StateError, WarehouseAway
 from pinstream.eventlog import open_log
 from pinstream.eventlog.contract import Consumer, Partition
 from pinstream.load import loop
@@ -31,6 +33,8 @@ from pinstream.warehouse.client import Warehouse
 from pinstream.warehouse.password import password
 
 logger = logging.getLogger(__name__)
+
+LOOPBACK: Final = "127.0.0.1"
 
 
 def now_ms() -> int:
@@ -78,7 +82,7 @@ async def load(settings: Settings, stop: asyncio.Event) -> None:
     async with open_store(settings) as store, open_warehouse(settings) as warehouse:
         secret = await asyncio.to_thread(store.secret, PAYLOAD_KEY)
         loader = Loader(open_log(settings), warehouse, settings.load, secret)
-        async with ops.serve("127.0.0.1", settings.load.ops_port, loader.ready):
+        async with ops.serve(LOOPBACK, settings.load.ops_port, loader.ready):
             await _schema_ready(settings, warehouse, stop)
             await loader.run(stop)
 
@@ -105,7 +109,7 @@ async def push(settings: Settings, stop: asyncio.Event) -> None:
     async with open_store(settings) as store, open_warehouse(settings) as warehouse:
         client = Client(settings.pinterest)
         try:
-            async with ops.serve("127.0.0.1", settings.push.ops_port, warehouse.ping):
+            async with ops.serve(LOOPBACK, settings.push.ops_port, warehouse.ping):
                 await sync.loop(settings, store, warehouse, client, stop)
         finally:
             await client.aclose()
@@ -119,14 +123,47 @@ async def warehouse(settings: Settings, stop: asyncio.Event) -> None:
         await stop.wait()
 
 
+@asynccontextmanager
+async def alone(settings: Settings) -> AsyncIterator[None]:
+    """The right to run every role on this data folder and these ports, while the block runs.
+
+    Raises:
+        SetupFault: another `up` has the folder, or somebody has a port.
+    """
+    path = settings.data_dir / "up.lock"
+    try:
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        lock = open(path, "w")  # noqa: SIM115, ASYNC230  held for as long as the process lives
+    except OSError as exc:
+        raise SetupFault(f"Cannot write {path}: {exc.strerror}. Check data_dir and its owner.") from exc
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as exc:
+            raise SetupFault(f"Another `pinstream up` runs on {settings.data_dir}. Stop it first.") from exc
+        for host, port in _ports(settings):
+            serving.bind(host, port).close()
+        yield
+
+
+def _ports(settings: Settings) -> list[tuple[str, int]]:
+    collect, url = settings.collect, urlsplit(settings.warehouse.url)
+    found = [(collect.host, collect.port), (collect.ops_host, collect.ops_port), (LOOPBACK, settings.load.ops_port)]
+    if settings.pinterest.ad_account_id:
+        found.append((LOOPBACK, settings.push.ops_port))
+    if settings.warehouse.mode == "embedded":
+        found.append((url.hostname or LOOPBACK, url.port or 8123))
+    return found
+
+
 def programs(settings: Settings) -> list[Program]:
     """The processes of `up`, in the order of starting."""
     found = []
     if settings.warehouse.mode == "embedded":
         found.append(program("warehouse", ready_url=f"{settings.warehouse.url}/ping"))
-    found.append(program("load", ready_url=f"http://127.0.0.1:{settings.load.ops_port}/readyz"))
+    found.append(program("load", ready_url=f"http://{LOOPBACK}:{settings.load.ops_port}/readyz"))
     if settings.pinterest.ad_account_id:
-        found.append(program("push", ready_url=f"http://127.0.0.1:{settings.push.ops_port}/readyz"))
+        found.append(program("push", ready_url=f"http://{LOOPBACK}:{settings.push.ops_port}/readyz"))
     found.append(program("collect", ready_url=f"http://{settings.collect.ops_host}:{settings.collect.ops_port}/readyz"))
     return found
 

@@ -13,8 +13,8 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from urllib.parse import urlsplit
 
 from msgspec import Struct
@@ -212,13 +212,21 @@ async def _get(url: str) -> int:
         writer.close()
 
 
-Serve = Callable[[asyncio.Event], Awaitable[None]]
+Serve = Callable[[asyncio.Event], Coroutine[None, None, None]]
 
 
 async def until_signalled(serve: Serve) -> None:
-    """Run `serve(stop)`, where SIGTERM and SIGINT set `stop`."""
+    """Run `serve(stop)`, where SIGTERM and SIGINT set `stop`, and a second one cancels what is still going on."""
     stop = asyncio.Event()
+    task = asyncio.ensure_future(serve(stop))
+
+    def told() -> None:
+        if stop.is_set():
+            task.cancel()
+        stop.set()
+
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    await serve(stop)
+        loop.add_signal_handler(number, told)
+    with suppress(asyncio.CancelledError):
+        await task

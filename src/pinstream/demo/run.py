@@ -28,7 +28,7 @@ from pinstream.warehouse import queries
 SETTLE_S: Final = 45.0
 """After the shop closes: how long the last events may take to reach ClickHouse, and the last members Pinterest."""
 WATCH_S: Final = 0.1
-SAY_S: Final = 2.0
+SAY_S: Final = 4.0
 IDS_AT_ONCE: Final = 5000
 
 
@@ -115,9 +115,11 @@ async def demo(options: Options, stop: asyncio.Event, emit: Emit) -> Summary:
                 _say_where(running, emit, time.monotonic() - started)
                 async with watch.watching(emit):
                     await _shop(running, watch.ledger, options, stop)
-                    emit("demo", "the shop has closed; comparing ledger, ClickHouse and Pinterest")
+                    emit("demo", "the shop has closed; waiting until the last events and members have arrived")
                     await _settle(watch)
-                return await _summary(watch, time.monotonic() - started)
+                summary = await _summary(watch, time.monotonic() - started)
+                _say_verdict(summary, emit)
+                return summary
     except PinstreamError:
         if not options.verbose:
             for name, line in held:
@@ -137,13 +139,27 @@ def _folder(kept: Path | None) -> Iterator[Path]:
 def _say_where(running: Stack, emit: Emit, after_s: float) -> None:
     clickhouse = running.settings.warehouse
     url = f"{clickhouse.url}/?user={clickhouse.user}&password={clickhouse.password.get_secret_value()}"
-    query = f"SELECT event_name, count() FROM {clickhouse.database}.events GROUP BY 1 FORMAT PrettyCompact"  # noqa: S608
+    query = f"SELECT event_name, count() FROM {clickhouse.database}.events FINAL GROUP BY 1 FORMAT PrettyCompact"  # noqa: S608
     for line in (
         f"everything runs, {after_s:.0f} s after the start",
         f"shop        {running.shop_url}",
         f"ClickHouse  curl '{url}' --data-binary '{query}'",
+        f"Pinterest   {running.pinterest_url}/_fake/lists  (who is in which list, hashed)",
         f"metrics     {running.metrics_url}",
-        f"settings    export PINSTREAM_CONFIG={running.config_file}  (then pinstream sql, doctor, audiences ...)",
+        f"commands    export PINSTREAM_CONFIG={running.config_file}; .venv/bin/pinstream doctor",
+    ):
+        emit("demo", line)
+
+
+def _say_verdict(summary: Summary, emit: Emit) -> None:
+    marks = {True: "kept", False: "BROKEN"}
+    members = sum(each.members_at_pinterest for each in summary.pushed)
+    equal = all(each.equal for each in summary.pushed)
+    for line in (
+        f"{summary.accepted} events answered durable, {summary.lost} lost: {marks[summary.lost == 0]}",
+        f"{summary.duplicates} counted twice: {marks[summary.duplicates == 0]}",
+        f"{members} people in Pinterest's list, exactly those of the audience: {marks[equal]}",
+        f"from answer to SELECT: {summary.freshness_ms['p50']} ms p50, {summary.freshness_ms['p99']} ms p99",
     ):
         emit("demo", line)
 
@@ -217,8 +233,10 @@ class Watch:
             wanted = await self.running.audience_members()
             _, there = await self.running.list_members()
             members = f"{len(wanted)} in the audience, {len(there)} at Pinterest"
+        seen = self.seen_at.keys() & self.ledger.entries.keys()  # others: yours, and withdrawals that collect noted
+        others = f" and {len(self.seen_at) - len(seen)} others" if len(self.seen_at) > len(seen) else ""
         return (
-            f"{counts['durable']} durable, {len(self.seen_at)} in ClickHouse, {refused} refused or dropped; {members}"
+            f"{counts['durable']} durable, {len(seen)} in ClickHouse{others}, {refused} refused or dropped; {members}"
         )
 
     def missing(self) -> set[str]:

@@ -416,10 +416,12 @@ async def shop(
         sender = _Sender(client, site, origin, dice, ledger)
         closes_s = time.monotonic() + seconds
         workers = [asyncio.create_task(_worker(people, pace, sender, closes_s)) for _ in range(WORKERS)]
-        _, late = await asyncio.wait(workers, timeout=seconds + GRACE_S)
-        for worker in late:
-            worker.cancel()
-        await asyncio.gather(*workers, return_exceptions=True)
+        try:
+            await asyncio.wait(workers, timeout=seconds + GRACE_S)
+        finally:  # the client must outlive them
+            for worker in workers:
+                worker.cancel()
+            await asyncio.gather(*workers, return_exceptions=True)
     for worker in workers:
         if not worker.cancelled() and (fault := worker.exception()):
             raise fault

@@ -74,3 +74,12 @@ def duplicates() -> Query:
     events = "SELECT count() AS n FROM events FINAL GROUP BY site_id, event_name, event_id"
     positions = "SELECT count() AS n FROM events GROUP BY k_partition, k_offset"
     return Query(f"SELECT sum(n - 1) AS n FROM ({events} UNION ALL {positions})", {})
+
+
+def refused_lately() -> Query:
+    """A row a reason, most frequent first: `reason`, `n`: how often `collect` refused an event within the last hour."""
+    return Query(
+        "SELECT reason, count() AS n FROM rejected WHERE received_at > now64(3) - INTERVAL 1 HOUR "
+        "GROUP BY reason ORDER BY n DESC LIMIT 5",
+        {},
+    )
