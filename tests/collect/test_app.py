@@ -141,7 +141,7 @@ async def test_refusals_leave_a_record_without_payload_and_drops_leave_nothing(t
     async with running(tmp_path, clock=lambda: NOW) as edge, client(edge) as http:
         assert (await http.post("/p/i", content=body)).status_code == 400
         assert (await http.post("/p/i", content=body)).status_code == 400
-        assert (await http.post("/p/i", json=PAGE | {"consent": "no"})).status_code == 200
+        assert (await http.post("/p/i", json=PAGE | {"consent": "unknown"})).status_code == 200
         assert (await http.post("/p/i", json=PAGE | {"site": "unknown"})).status_code == 403
         await asyncio.sleep(0.1)
         rejected = await edge.stored(REJECTED)
@@ -224,9 +224,18 @@ async def test_a_withdrawal_that_is_sent_is_not_doubled(tmp_path: Path) -> None:
         assert [event["event_id"] for event in await edge.stored(EVENTS)] == ["e-1"]
 
 
-async def test_without_cookie_a_no_leaves_nothing(tmp_path: Path) -> None:
+async def test_a_visitor_known_by_the_body_withdraws_too(tmp_path: Path) -> None:
+    sent = {"site": SITE.tag_id, "consent": "no", "visitor_id": VISITOR, "event": "page_visit"}
     async with running(tmp_path) as edge, client(edge) as http:
-        response = await http.post("/p/i", json=PAGE | {"consent": "no"})
+        response = await http.post("/p/i", json=sent)
+        assert (response.status_code, response.headers["set-cookie"]) == (200, EXPIRED)
+        [stored] = await edge.stored(EVENTS)
+    assert (stored["event"], stored["visitor_id"]) == ("consent_withdrawn", visitor_hash(1, f"v:{VISITOR}"))
+
+
+async def test_without_visitor_a_no_leaves_nothing(tmp_path: Path) -> None:
+    async with running(tmp_path) as edge, client(edge) as http:
+        response = await http.post("/p/i", json=PAGE | {"consent": "no", "visitor_id": None})
         assert response.status_code == 200 and "set-cookie" not in response.headers
         assert await edge.stored(EVENTS) == []
 
@@ -270,7 +279,8 @@ async def test_a_sandbox_has_no_cookies_at_all(tmp_path: Path) -> None:
         response = await http.post("/p/i", json=PAGE | {"site": SANDBOX.tag_id}, headers=headers)
         assert response.status_code == 200 and "set-cookie" not in response.headers
         assert "access-control-allow-credentials" not in response.headers
-        assert await edge.stored(EVENTS) == []
+        [stored] = await edge.stored(EVENTS)
+    assert stored["visitor_id"] == visitor_hash(SANDBOX.id, f"v:{VISITOR}")  # the body's, not the cookie's
 
 
 async def test_the_click_id_comes_from_the_cookie(tmp_path: Path) -> None:

@@ -221,20 +221,28 @@ def test_a_withdrawal_without_id_gets_one() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "opted_out", "cookie", "withdrew"),
+    ("said", "opted_out", "withdrew"),
     [
-        ("no", False, VISITOR, True),
-        ("", True, VISITOR, True),
-        ("yes", True, VISITOR, True),
-        ("yes", False, VISITOR, False),
-        ("", False, VISITOR, False),
-        ("no", False, "", False),
-        ("no", False, "rubbish", False),
+        ("no", False, True),
+        ("", True, True),
+        ("yes", True, True),
+        ("yes", False, False),
+        ("", False, False),
     ],
 )
-def test_who_withdrew(said: Any, opted_out: bool, cookie: str, withdrew: bool) -> None:
+@pytest.mark.parametrize(
+    ("cookie", "body", "known"),
+    [(VISITOR, "", True), ("", OTHER, True), ("rubbish", OTHER, True), ("rubbish", "", False), ("", "", False)],
+)
+def test_who_withdrew(said: Any, opted_out: bool, withdrew: bool, cookie: str, body: str, known: bool) -> None:
     ctx = context(opted_out=opted_out, visitor_cookie=cookie)
-    assert stamp.withdrew(stamp.sender(envelope(consent=said, visitor_id=OTHER), ctx), ctx) is withdrew
+    who = stamp.sender(envelope(consent=said, visitor_id=body, user={"em": ("a@b.de",)}), ctx)
+    assert stamp.withdrew(who) is (withdrew and known)
+
+
+def test_a_sites_default_is_no_withdrawal() -> None:
+    ctx = context(site=msgspec.structs.replace(SITE, consent_default="no"), visitor_cookie=VISITOR)
+    assert not stamp.withdrew(stamp.sender(envelope(consent=""), ctx))
 
 
 # --- identity ----------------------------------------------------------------------------------------

@@ -58,7 +58,7 @@ def take(wire: Wire, context: Context, random: Random) -> Intake:
         outcomes.append(_placed(outcome, place, wire))
         records += [record] if record else []
     implied = None
-    if stamp.withdrew(who, context) and not any(_withdraws(event) for event in wire.events):
+    if stamp.withdrew(who) and not any(_withdraws(event) for event in wire.events):
         implied = stamp.withdrawal(who, context, "", context.now_ms, random(stamp.RANDOM_BYTES))
     if implied:
         records.append(_record(implied))
@@ -98,7 +98,7 @@ def _withdraws(event: RawEvent | Refused) -> bool:
 
 
 def _cookie(wire: Wire, who: Sender, context: Context, outcomes: list[Outcome]) -> str | None:
-    if stamp.withdrew(who, context) or any(
+    if stamp.withdrew(who) or any(
         _withdraws(event) and outcome.status == "durable" for event, outcome in zip(wire.events, outcomes, strict=True)
     ):
         return ""

@@ -160,10 +160,9 @@ def withdrawal(who: Sender, context: Context, event_id: str, time: int, random: 
     )
 
 
-def withdrew(who: Sender, context: Context) -> bool:
-    """Whether a visitor we know by cookie no longer agrees, by the browser's signal or by their own word."""
-    said_no = who.decision.consent == "no" and who.decision.by != "default"
-    return said_no and is_uuid(context.visitor_cookie.lower())
+def withdrew(who: Sender) -> bool:
+    """Whether a visitor with an id of the tag's no longer agrees, by the browser's signal or by their own word."""
+    return bool(who.visitor) and who.decision.consent == "no" and who.decision.by != "default"
 
 
 def _policy(decision: Decision) -> str:
