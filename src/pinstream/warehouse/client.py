@@ -74,7 +74,8 @@ class Warehouse:
         self._opening = threading.Lock()
         self._client: Any = None
         self._pool = get_pool_manager(maxsize=CALLS, num_pools=1)
-        logging.getLogger("clickhouse_connect").setLevel(logging.ERROR)  # it warns of each failure that it also raises
+        for name in ("clickhouse_connect", "urllib3.connectionpool"):  # they warn of each failure that is also raised
+            logging.getLogger(name).setLevel(logging.ERROR)
 
     @classmethod
     def open(cls, settings: WarehouseSettings, *, password: str) -> Warehouse:
