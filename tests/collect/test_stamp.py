@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from pinstream.collect import identity, stamp
+from pinstream.collect import identity, scrub, stamp
 from pinstream.collect.stamp import Context, Decision, Dropped
 from pinstream.collect.wire import Envelope
 from pinstream.errors import Refused
@@ -346,7 +346,7 @@ def test_currency_of_the_event_wins_over_the_sites() -> None:
     ],
 )
 def test_addresses_are_cut(ip: str, prefix: str) -> None:
-    assert stamp.ip_prefix(ip) == prefix
+    assert scrub.ip_prefix(ip) == prefix
 
 
 @pytest.mark.parametrize(

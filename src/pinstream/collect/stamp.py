@@ -8,7 +8,6 @@ visitor, the hashes that say whose it is stand in (docs/decisions/0004).
 from __future__ import annotations
 
 import re
-from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import Any, Final, Literal, NamedTuple
 from urllib.parse import unquote_plus
 
@@ -18,15 +17,16 @@ from msgspec.structs import replace
 
 from pinstream.collect import identity
 from pinstream.collect.identity import NOBODY, Person
-from pinstream.collect.scrub import scrub_data, scrub_text, scrub_url
+from pinstream.collect.scrub import HASH_CHARS, count_emails, ip_prefix, scrub_data, scrub_text, scrub_url
 from pinstream.collect.values import is_uuid
-from pinstream.collect.wire import MAX_EPIK_CHARS, Envelope, pack_props
+from pinstream.collect.wire import MAX_EPIK_CHARS, Envelope, pack_props, props_too_long
 from pinstream.errors import Refused
 from pinstream.event import (
     CONSENT_WITHDRAWN,
     EARLY_MS,
     LATE_MS,
     MAX_MONEY,
+    MAX_PROPS_BYTES,
     Consent,
     Event,
     LineItem,
@@ -148,7 +148,7 @@ def withdrawal(who: Sender, context: Context, event_id: str, time: int, random: 
     person = NOBODY if who.visitor else who.person
     return Event(
         event=CONSENT_WITHDRAWN,
-        event_id=scrub_text(event_id)[:_EVENT_ID_CHARS] or uuid7(context.now_ms, random),
+        event_id=scrub_text(event_id, _EVENT_ID_CHARS) or uuid7(context.now_ms, random),
         time=time,
         site_id=context.site.id,
         received_ms=context.now_ms,
@@ -201,15 +201,15 @@ def _stamped(raw: RawEvent, who: Sender, context: Context, random: bytes) -> Eve
     person = who.person
     return Event(
         event=_name(raw.event),
-        event_id=scrub_text(raw.event_id)[:_EVENT_ID_CHARS] or uuid7(context.now_ms, random),
+        event_id=scrub_text(raw.event_id, _EVENT_ID_CHARS) or uuid7(context.now_ms, random),
         time=time,
-        url=scrub_url(raw.url)[:_URL_CHARS],
-        referrer=scrub_url(raw.referrer)[:_URL_CHARS],
+        url=scrub_url(raw.url, _URL_CHARS),
+        referrer=scrub_url(raw.referrer, _URL_CHARS),
         value=_money(raw.value),
         currency=raw.currency or context.site.currency,
-        order_id=scrub_text(raw.order_id)[:_ORDER_ID_CHARS],
+        order_id=scrub_text(raw.order_id, _ORDER_ID_CHARS),
         order_quantity=raw.order_quantity,
-        search_query=scrub_text(raw.search_query)[:_SEARCH_CHARS],
+        search_query=scrub_text(raw.search_query, _SEARCH_CHARS),
         line_items=[_line_item(item) for item in raw.line_items],
         props=_props(raw.props),
         site_id=context.site.id,
@@ -252,7 +252,7 @@ def _money(value: float) -> float:
 
 
 def _line_item(item: LineItem) -> LineItem:
-    texts = {name: scrub_text(getattr(item, name))[:limit] for name, limit in _ITEM_CHARS.items()}
+    texts = {name: scrub_text(sent, limit) for name, limit in _ITEM_CHARS.items() if (sent := getattr(item, name))}
     return replace(item, product_price=_money(item.product_price), **texts)
 
 
@@ -263,6 +263,8 @@ def _props(props: Raw) -> Raw:
     sent = bytes(props)
     if sent == _NO_PROPS:
         return props
+    if count_emails(sent.decode()) * HASH_CHARS > MAX_PROPS_BYTES:
+        raise props_too_long("$.props")  # at once: the hashes alone would be
     data: dict[str, Any] = msgspec.json.decode(sent)
     clean = scrub_data(data)
     return props if clean == data else pack_props(clean, "$.props")
@@ -275,17 +277,6 @@ def epik_of(url: str) -> str:
     """Pinterest's click id in a landing URL, or empty."""
     found = _EPIK.search(url)
     return scrub_text(unquote_plus(found[1]).replace("\0", "")) if found else ""
-
-
-def ip_prefix(ip: str) -> str:
-    """The network of an address: /24 of IPv4, /48 of IPv6; empty for anything else."""
-    try:
-        address: IPv4Address | IPv6Address = ip_address(ip.partition("%")[0])
-    except ValueError:
-        return ""
-    if isinstance(address, IPv6Address) and address.ipv4_mapped:
-        address = address.ipv4_mapped
-    return str(ip_network((int(address), 24 if address.version == 4 else 48), strict=False))
 
 
 _LANGUAGE = re.compile(r"^[A-Za-z0-9-]{1,35}$")

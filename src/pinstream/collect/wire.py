@@ -222,16 +222,17 @@ def pack_props(props: dict[str, Any], path: str) -> Raw:
     if not props:
         return Raw(b"{}")
     if len(msgspec.json.encode(props)) > MAX_PROPS_BYTES:  # first of all, since it bounds the walks below
-        raise _props_too_long(path)
+        raise props_too_long(path)
     if depth(props, MAX_PROPS_DEPTH) > MAX_PROPS_DEPTH:
         raise Refused("too_deep", f"Props have at most {MAX_PROPS_DEPTH} levels.", field=path)
     packed = msgspec.json.encode(storable(props, path))
     if len(packed) > MAX_PROPS_BYTES:
-        raise _props_too_long(path)
+        raise props_too_long(path)
     return Raw(packed)
 
 
-def _props_too_long(path: str) -> Refused:
+def props_too_long(path: str) -> Refused:
+    """The fault of props past their bound."""
     return Refused("too_long", f"Props have at most {MAX_PROPS_BYTES} bytes as JSON.", field=path)
 
 
