@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from pinstream import metrics
-from pinstream.audiences import membership
+from pinstream.audiences import membership, rule
+from pinstream.audiences.templates import cart_abandoned
 from pinstream.errors import PinterestAway, PinterestRefused, RateLimited, Refused, StateError, WarehouseAway
+from pinstream.pinterest import lists
 from pinstream.pinterest.client import Client
 from pinstream.push import sync
 from pinstream.push.ledger import Ledger
@@ -19,6 +21,7 @@ from pinstream.push.sync import LEASE_S
 from pinstream.settings import Push
 from pinstream.state import runs
 from pinstream.warehouse.client import Warehouse
+from tests.audiences.people import Seen
 from tests.push.conftest import Shop, connected, people
 
 CHANGE, CREATE = "customer_lists/update", "customer_lists/create"
@@ -279,6 +282,21 @@ async def test_a_list_that_is_lost_is_made_anew_with_everybody(shop: Shop) -> No
     assert len(shop.fake.lists()) == 2
 
 
+async def test_a_list_that_was_deleted_at_pinterest_is_made_anew(shop: Shop) -> None:
+    await shop.carted(1, 2)
+    await shop.sync()
+    shop.fake.reset()
+    await shop.carted(3)
+    with pytest.raises(PinterestRefused):
+        await shop.sync()
+    assert (shop.link.customer_list_id, shop.link.pinterest_audience_id) == ("", "")
+    await shop.sync()
+    assert shop.members() == people(1, 2, 3)
+    assert shop.link.state == "active"
+    [audience] = [one for one in shop.fake.audiences() if one["id"] == shop.link.pinterest_audience_id]
+    assert audience["rule"] == {"customer_list_id": shop.link.customer_list_id}
+
+
 # --- killed at any moment
 
 
@@ -381,9 +399,146 @@ async def test_a_lost_lease_stops_the_sync(shop: Shop, monkeypatch: pytest.Monke
     shop.fake.fault("slow", CREATE, ms=3000)
     task = asyncio.create_task(sync.sync(shop.parts, shop.link_id))
     await asyncio.sleep(0.15)
-    shop.parts.store.set_connection(shop.link_id, lease_owner="thief", lease_until_ms=shop.clock.now_ms + 10**9)
+    shop.parts.store.set_connection(shop.link_id, lease_owner="thief", lease_until_ms=shop.clock.now_ms + 400)
     with pytest.raises(StateError, match="took connection"):
         await task
+
+
+class Frozen:
+    """Lets a step wait once, as a process that is stopped (SIGSTOP, a suspended machine), before or after doing it."""
+
+    def __init__(self, step: Callable[..., Awaitable[Any]], *, done_first: bool = False) -> None:
+        self.step, self.done_first = step, done_first
+        self.reached, self.thawed = asyncio.Event(), asyncio.Event()
+
+    async def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self.reached.is_set():
+            return await self.step(*args, **kwargs)
+        if self.done_first:
+            result = await self.step(*args, **kwargs)
+        self.reached.set()
+        await self.thawed.wait()
+        return result if self.done_first else await self.step(*args, **kwargs)
+
+
+async def frozen_sync(shop: Shop, frozen: Frozen, monkeypatch: pytest.MonkeyPatch) -> asyncio.Task[Any]:
+    """A sync that stands still in a step, without a lease any more."""
+    monkeypatch.setattr(sync, "LEASE_S", 300.0)  # it renews nothing while it stands still
+    task = asyncio.create_task(sync.sync(shop.parts, shop.link_id))
+    await frozen.reached.wait()
+    monkeypatch.setattr(sync, "LEASE_S", LEASE_S)
+    shop.clock.now_ms += 300_001
+    return task
+
+
+async def test_who_lost_the_lease_before_the_call_does_not_call(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    await shop.carted(0, 1)
+    await shop.sync()
+    await shop.carted(2)
+    frozen = Frozen(Ledger.start_sending, done_first=True)
+
+    async def start_sending(self: Ledger, chunk: Any) -> None:
+        await frozen(self, chunk)
+
+    monkeypatch.setattr(Ledger, "start_sending", start_sending)
+    task = await frozen_sync(shop, frozen, monkeypatch)
+    await shop.withdrew(2)
+    await shop.sync()
+    calls = len(shop.fake.calls())
+    frozen.thawed.set()
+    with pytest.raises(StateError, match="took connection"):
+        await task
+    assert len(shop.fake.calls()) == calls
+    assert shop.members() == people(0, 1)
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+async def test_what_is_sent_after_the_lease_was_lost_is_undone(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, cancelled: bool
+) -> None:
+    """Stopped between the proof and the call: a withdrawn person does not stay in, and a wanted one not out."""
+    await shop.carted(0, 1)
+    await shop.sync()
+    await shop.carted(2, 3)
+    frozen = Frozen(lists.change)
+    monkeypatch.setattr(lists, "change", frozen)
+    task = await frozen_sync(shop, frozen, monkeypatch)
+    await shop.withdrew(2)
+    await shop.sync()
+    assert shop.members() == people(0, 1, 3)
+    if cancelled:
+        monkeypatch.setattr(frozen, "step", and_then_waits(frozen.step))
+    frozen.thawed.set()
+    while shop.members() != people(0, 1, 2, 3):
+        await asyncio.sleep(0.01)
+    if cancelled:
+        task.cancel()
+    with pytest.raises(asyncio.CancelledError if cancelled else StateError):
+        await task
+    monkeypatch.undo()
+    await shop.sync()
+    assert shop.members() == people(0, 1, 3)
+    assert await recorded(shop) == people(0, 1, 3)
+
+
+def and_then_waits(step: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    async def without_an_answer(*args: Any, **kwargs: Any) -> None:
+        await step(*args, **kwargs)
+        await asyncio.Event().wait()
+
+    return without_an_answer
+
+
+async def recorded(shop: Shop) -> set[str]:
+    """Who is written down as in."""
+    sql = "SELECT lower(hex(em)) AS em FROM audience_member FINAL WHERE site_id = {site:UInt32} AND state = 1"
+    return {row["em"] for row in await shop.parts.warehouse.select(sql, {"site": shop.site_id})}
+
+
+async def test_a_late_removal_is_undone_too(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    await shop.carted(0, 1)
+    await shop.sync()
+    store, audience_id = shop.parts.store, shop.link.audience_id
+    store.set_audience(audience_id, rule=rule.to_json(cart_abandoned(quiet_for_min=120)))  # means nobody
+    frozen = Frozen(lists.change)
+    monkeypatch.setattr(lists, "change", frozen)
+    task = await frozen_sync(shop, frozen, monkeypatch)
+    store.set_audience(audience_id, rule=rule.to_json(cart_abandoned(quiet_for_min=0)))
+    await shop.sync()
+    assert shop.members() == people(0, 1)
+    frozen.thawed.set()
+    with pytest.raises(StateError):
+        await task
+    assert shop.members() == set()
+    await shop.sync()
+    assert shop.members() == people(0, 1)
+
+
+async def test_a_list_that_is_created_too_late_is_emptied(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    await shop.carted(0, 1)
+    frozen = Frozen(lists.create)
+    monkeypatch.setattr(lists, "create", frozen)
+    task = await frozen_sync(shop, frozen, monkeypatch)
+    await shop.sync()
+    frozen.thawed.set()
+    with pytest.raises(StateError):
+        await task
+    await shop.sync()
+    mine = [item["id"] for item in shop.fake.lists() if item["name"] == shop.link.list_name]
+    assert {id_: shop.fake.members(id_) for id_ in mine} == {
+        id_: people(0, 1) if id_ == shop.link.customer_list_id else set() for id_ in mine
+    }
+    assert len(mine) == 2
+
+
+async def test_a_lease_of_a_clock_that_was_set_back_has_lapsed(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
+    ledger = Ledger(shop.parts.store, shop.link_id, shop.clock)
+    assert await ledger.claim("who died", LEASE_S)
+    with caplog.at_level(logging.INFO):
+        assert await sync.sync(shop.parts, shop.link_id) is None
+    assert f"connection {shop.link_id}: another process works on it." in caplog.messages
+    shop.clock.now_ms -= 3 * 3_600_000
+    assert await sync.sync(shop.parts, shop.link_id) is not None
 
 
 # --- told to stop

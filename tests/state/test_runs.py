@@ -143,3 +143,46 @@ def test_one_process_has_the_lease(store: Store, connection: int) -> None:
     runs.release(store, connection, "b")
     assert claim("a", NOW + 2000)
     assert not runs.claim(store, 999, "a", now_ms=NOW, until_ms=NOW)
+
+
+def test_a_lease_is_prolonged_by_its_holder_only(store: Store, connection: int) -> None:
+    assert runs.claim(store, connection, "a", now_ms=NOW, until_ms=NOW + 10)
+    assert runs.prolong(store, connection, "a", until_ms=NOW + 100)
+    assert not runs.prolong(store, connection, "b", until_ms=NOW + 100)
+    assert runs.claim(store, connection, "b", now_ms=NOW + 100, until_ms=NOW + 110)
+    runs.release(store, connection, "b")
+    assert not runs.prolong(store, connection, "a", until_ms=NOW + 200)  # free again, but it was lost
+
+
+def test_a_lease_far_in_the_future_has_lapsed(store: Store, connection: int) -> None:
+    """# the clock was set back; one lease ahead is only another process's slightly later clock"""
+    assert runs.claim(store, connection, "a", now_ms=NOW, until_ms=NOW + 1000)
+    assert not runs.claim(store, connection, "b", now_ms=NOW - 1000, until_ms=NOW)
+    assert runs.claim(store, connection, "b", now_ms=NOW - 1001, until_ms=NOW - 1)
+
+
+def test_a_chunk_that_somebody_else_went_on_with_is_undone(store: Store, connection: int) -> None:
+    run = runs.begin(store, connection, now_ms=NOW)
+    runs.plan(store, connection, run, [planned(1, run)])
+    chunk = runs.next_planned(store, run)
+    assert chunk is not None
+    runs.start_sending(store, chunk)
+    assert runs.claim(store, connection, "a", now_ms=NOW, until_ms=NOW + 10)
+    assert not runs.repair(store, chunk, "a")
+    runs.acknowledge(store, chunk, now_ms=NOW, customer_list_id="5")
+    runs.record(store, chunk)
+    assert runs.repair(store, chunk, "a")
+    late = runs.next_open(store, connection)
+    assert late is not None
+    assert (late.operation, late.status, late.members, late.size) == ("REMOVE", "sending", chunk.members, chunk.size)
+
+
+def test_a_list_is_lost_only_if_it_is_still_the_one(store: Store, connection: int) -> None:
+    store.set_connection(connection, customer_list_id="5", pinterest_audience_id="6")
+    runs.lose_list(store, connection, "4")
+    assert store.connection(connection).customer_list_id == "5"
+    runs.lose_list(store, connection, "5")
+    assert (store.connection(connection).customer_list_id, store.connection(connection).pinterest_audience_id) == (
+        "",
+        "",
+    )

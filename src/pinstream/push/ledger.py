@@ -26,10 +26,15 @@ class Ledger:
         self._clock_ms = clock_ms
 
     async def claim(self, owner: str, for_s: float) -> bool:
-        """Take or prolong the lease. False while somebody else has it."""
+        """Take the lease. False while somebody else has it."""
         now_ms = self._clock_ms()
         until_ms = now_ms + int(for_s * 1000)
         return await _off(runs.claim, self._store, self.connection_id, owner, now_ms=now_ms, until_ms=until_ms)
+
+    async def prolong(self, owner: str, for_s: float) -> bool:
+        """Prolong the lease. False once somebody else had it."""
+        until_ms = self._clock_ms() + int(for_s * 1000)
+        return await _off(runs.prolong, self._store, self.connection_id, owner, until_ms=until_ms)
 
     async def release(self, owner: str) -> None:
         """Give the lease back."""
@@ -89,6 +94,14 @@ class Ledger:
     async def refuse(self, chunk: Chunk, detail: str) -> None:
         """sending -> refused."""
         await _off(runs.refuse, self._store, chunk, detail)
+
+    async def repair(self, chunk: Chunk, owner: str) -> bool:
+        """Plan to undo what `owner` sent too late; False if it was in time."""
+        return await _off(runs.repair, self._store, chunk, owner)
+
+    async def lose_list(self, customer_list_id: str) -> None:
+        """Forget a list that Pinterest has no more."""
+        await _off(runs.lose_list, self._store, self.connection_id, customer_list_id)
 
 
 async def _off(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -8,6 +8,9 @@ its steps is what makes a kill at any moment harmless:
 
 `sending` is sent again, which changes nothing where it had arrived: a list is a set. `acknowledged` is written
 again, which ClickHouse drops where it had arrived: the chunk's key is the deduplication token.
+
+A process that was stopped for longer than its lease may wake in the middle of all this. So the lease is proved
+right before each call; and a call that was overtaken all the same is undone by the next sync, by a chunk of its own.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ from pinstream import metrics
 from pinstream.audiences import compile, membership, rule
 from pinstream.audiences.compile import Query
 from pinstream.audiences.membership import Counts, Target
-from pinstream.errors import PinstreamError, PinterestRefused, RateLimited, StateError
+from pinstream.errors import PinstreamError, PinterestAway, PinterestError, PinterestRefused, RateLimited, StateError
 from pinstream.pinterest import audiences, lists
 from pinstream.pinterest.client import Client
 from pinstream.push import plan
@@ -46,6 +49,7 @@ STOP_S: Final = 10.0
 """When told to stop, a sync gets so long to end its chunk."""
 FIRST_RETRY_S: Final = 1.0
 MAX_RETRY_S: Final = 300.0
+GONE: Final = 404
 NO_ACCESS: Final = frozenset({401, 403})
 """Statuses that say nothing about the call: it may have arrived when it was sent before."""
 
@@ -79,12 +83,12 @@ async def sync(parts: Parts, connection_id: int) -> Run | None:
     owner = f"{os.getpid()}-{secrets.token_hex(8)}"
     await ledger.connection()
     if not await ledger.claim(owner, LEASE_S):
+        logger.info("connection %d: another process works on it.", connection_id)
         return None
-    task = asyncio.create_task(_Sync(parts, ledger).run(), name=f"sync {connection_id}")
+    task = asyncio.create_task(_Sync(parts, ledger, owner).run(), name=f"sync {connection_id}")
     try:
         while not (await asyncio.wait([task], timeout=LEASE_S / 3))[0]:
-            if not await ledger.claim(owner, LEASE_S):
-                raise StateError(f"Another process took connection {connection_id} over.")
+            await _prove(ledger, owner)
         return task.result()
     finally:
         task.cancel()
@@ -93,12 +97,19 @@ async def sync(parts: Parts, connection_id: int) -> Run | None:
             await ledger.release(owner)
 
 
+async def _prove(ledger: Ledger, owner: str) -> None:
+    """Prolong the lease. Raises StateError if it is somebody else's by now."""
+    if not await ledger.prolong(owner, LEASE_S):
+        raise StateError(f"Another process took connection {ledger.connection_id} over.")
+
+
 class _Sync:
     """One sync under way."""
 
-    def __init__(self, parts: Parts, ledger: Ledger) -> None:
+    def __init__(self, parts: Parts, ledger: Ledger, owner: str) -> None:
         self._parts = parts
         self._ledger = ledger
+        self._owner = owner
 
     async def run(self) -> Run:
         run_id = 0
@@ -190,7 +201,14 @@ class _Sync:
             if exc.status not in NO_ACCESS:
                 await self._ledger.refuse(chunk, str(exc))
             raise
-        acknowledged_ms = await self._ledger.acknowledge(chunk, list_id)
+        except (PinterestAway, asyncio.CancelledError):  # it may have arrived
+            await self._repair(chunk)
+            raise
+        try:
+            acknowledged_ms = await self._ledger.acknowledge(chunk, list_id)
+        except StateError:
+            await self._repair(chunk, list_id)
+            raise
         metrics.MEMBERS_SENT.labels(chunk.operation).inc(chunk.size)
         await self._record(chunk, acknowledged_ms)
 
@@ -202,12 +220,32 @@ class _Sync:
         if not list_id:
             found = await lists.find_by_name(client, account, link.list_name)
             if found is None and chunk.operation == "ADD":
+                await _prove(self._ledger, self._owner)
                 return (await lists.create(client, account, name=link.list_name, members=members)).id
             if found is None:
                 return ""  # nobody is in a list that does not exist
             list_id = found.id
-        await lists.change(client, account, list_id, chunk.operation, members)
+        await _prove(self._ledger, self._owner)
+        try:
+            await lists.change(client, account, list_id, chunk.operation, members)
+        except PinterestRefused as exc:
+            if exc.status == GONE:
+                logger.warning("connection %d: Pinterest has no list %s; a new one is made.", link.id, list_id)
+                await self._ledger.lose_list(list_id)
+            raise
         return list_id
+
+    async def _repair(self, chunk: Chunk, list_id: str = "") -> None:
+        """After a call that somebody else may have overtaken: see to it that it is undone."""
+        if not await self._ledger.repair(chunk, self._owner):
+            return
+        logger.warning("connection %d: chunk %s was sent too late; it is undone.", chunk.connection_id, chunk.key)
+        link = await self._ledger.connection()
+        if list_id not in ("", link.customer_list_id):  # a list of its own, which nobody else knows
+            try:
+                await lists.change(self._parts.client, link.ad_account_id, list_id, "REMOVE", chunk.hexes())
+            except PinterestError as exc:
+                logger.warning("connection %d: list %s cannot be emptied, delete it: %s", link.id, list_id, exc)
 
     async def _record(self, chunk: Chunk, acknowledged_ms: int) -> None:
         """acknowledged -> recorded."""
@@ -228,6 +266,7 @@ class _Sync:
             return ""
         client, account = self._parts.client, link.ad_account_id
         made = await audiences.find_by_list(client, account, link.customer_list_id)
+        await _prove(self._ledger, self._owner)
         try:
             made = made or await audiences.create_customer_list_audience(
                 client, account, name=link.list_name, customer_list_id=link.customer_list_id

@@ -85,8 +85,12 @@ class Run(Struct, frozen=True, kw_only=True):
 
 
 def claim(store: Store, connection_id: int, owner: str, *, now_ms: int, until_ms: int) -> bool:
-    """Take, or prolong, the right to work on a connection. False while another owner's lease lasts."""
-    free = or_(CONNECTION.c.lease_owner == owner, CONNECTION.c.lease_until_ms <= now_ms)
+    """Take the right to work on a connection. False while another owner's lease lasts.
+
+    A lease that ends later than twice ours would is of a clock that was set back since: it has lapsed too.
+    """
+    until = CONNECTION.c.lease_until_ms
+    free = or_(CONNECTION.c.lease_owner == owner, until <= now_ms, until > until_ms + (until_ms - now_ms))
     with database.writing(store.engine) as connection:
         taken = connection.execute(
             update(CONNECTION)
@@ -94,6 +98,13 @@ def claim(store: Store, connection_id: int, owner: str, *, now_ms: int, until_ms
             .values(lease_owner=owner, lease_until_ms=until_ms)
         )
         return taken.rowcount == 1
+
+
+def prolong(store: Store, connection_id: int, owner: str, *, until_ms: int) -> bool:
+    """Prolong a lease that is held. False once anybody else had it, even if it is free again: plans are stale then."""
+    held = (CONNECTION.c.id == connection_id, CONNECTION.c.lease_owner == owner)
+    with database.writing(store.engine) as connection:
+        return connection.execute(update(CONNECTION).where(*held).values(lease_until_ms=until_ms)).rowcount == 1
 
 
 def release(store: Store, connection_id: int, owner: str) -> None:
@@ -208,6 +219,31 @@ def refuse(store: Store, chunk: Chunk, detail: str) -> None:
     """sending -> refused: Pinterest will not take it, and has not. The next run plans anew."""
     with database.writing(store.engine) as connection:
         _move(connection, chunk, "sending", status="refused", members=_EMPTY, detail=detail)
+
+
+def repair(store: Store, chunk: Chunk, owner: str) -> bool:
+    """Undo what `owner` may have sent too late: True if somebody else went on with the chunk, or the connection.
+
+    Whether the others' calls came before or after is not known, so the chunk's members are taken out and written
+    down as out: the next sync sends this first, then adds again whom it should.
+    """
+    with database.writing(store.engine) as connection:
+        holder = connection.scalar(select(CONNECTION.c.lease_owner).where(CONNECTION.c.id == chunk.connection_id))
+        status = connection.scalar(select(CHUNK.c.status).where(CHUNK.c.id == chunk.id))
+        if holder == owner and status == "sending":
+            return False
+        known = {**msgspec.structs.asdict(chunk), "key": f"{chunk.key}:late:{owner}", "operation": "REMOVE"}
+        changed = {"status": "sending", "acknowledged_ms": None, "detail": "Takes back what came too late."}
+        del known["id"]
+        connection.execute(insert(CHUNK).values(**known | changed))
+        return True
+
+
+def lose_list(store: Store, connection_id: int, customer_list_id: str) -> None:
+    """Forget a list that is gone, and the audience made of it; nothing if the connection has another list by now."""
+    same = (CONNECTION.c.id == connection_id, CONNECTION.c.customer_list_id == customer_list_id)
+    with database.writing(store.engine) as connection:
+        connection.execute(update(CONNECTION).where(*same).values(customer_list_id="", pinterest_audience_id=""))
 
 
 def chunks(store: Store, run_id: int) -> list[Chunk]:

@@ -6,12 +6,15 @@ disk, and the last good one is used while the database is away.
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 from msgspec import Struct
+
+logger = logging.getLogger(__name__)
 
 
 class Site(Struct, frozen=True, kw_only=True):
@@ -75,5 +78,8 @@ def load(path: Path) -> Snapshot | None:
     """The snapshot kept at `path`, or None if there is none that can be read."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=Snapshot)
-    except (FileNotFoundError, msgspec.MsgspecError):
+    except FileNotFoundError:
+        return None
+    except (OSError, msgspec.MsgspecError) as exc:
+        logger.warning("The snapshot at %s is unreadable: %s", path, exc)
         return None
