@@ -25,6 +25,8 @@ from pinstream.errors import Refused
 from pinstream.event import CONSENT_WITHDRAWN
 from pinstream.serving import serving
 
+pytestmark = pytest.mark.slow
+
 NOW_MS = 1795291390500
 SHOP = "https://shop.example"
 

@@ -17,6 +17,8 @@ from pinstream.eventlog.contract import MAX_VALUE_BYTES, Appender, Consumer, Int
 
 from .place import LEASE_S, Place, owning, read, start
 
+pytestmark = pytest.mark.slow
+
 INTENT = Intent(last=7, rollup_version=2, format=1)
 
 

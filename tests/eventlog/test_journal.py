@@ -26,6 +26,8 @@ from pinstream.settings import Log as LogSettings
 from .place import owning, read, start
 from .writer import TOPIC, value
 
+pytestmark = pytest.mark.slow
+
 HERE = Partition(TOPIC, 0)
 
 

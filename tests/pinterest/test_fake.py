@@ -25,6 +25,8 @@ from pinstream.pinterest.fakeworld import Problem, World, bookmark_of, position_
 from tests.fake_pinterest import FakePinterest
 from tests.pinterest.conftest import hashed, members
 
+pytestmark = pytest.mark.slow
+
 LISTS = f"/ad_accounts/{fake.AD_ACCOUNT_ID}/customer_lists"
 AUDIENCES = f"/ad_accounts/{fake.AD_ACCOUNT_ID}/audiences"
 HASH = hashed("ann@shop.example")
