@@ -21,7 +21,6 @@ from pinstream.push.sync import LEASE_S
 from pinstream.settings import Push
 from pinstream.state import runs
 from pinstream.warehouse.client import Warehouse
-from tests.audiences.people import Seen
 from tests.push.conftest import Shop, connected, people
 
 CHANGE, CREATE = "customer_lists/update", "customer_lists/create"

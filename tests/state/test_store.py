@@ -165,14 +165,6 @@ def test_a_revoked_key_is_gone(store: Store) -> None:
         store.revoke_key(key[:10])
 
 
-def test_the_last_use_of_a_key_only_moves_on(store: Store) -> None:
-    key = store.create_key(site_id=None, label="", now_ms=NOW)
-    sha256 = hashlib.sha256(key.encode()).hexdigest()
-    store.note_key_use({sha256: NOW + 5, "0" * 64: NOW})
-    store.note_key_use({sha256: NOW + 3})
-    assert [info.last_used_ms for info in store.api_keys()] == [NOW + 5]
-
-
 # --- audiences
 
 

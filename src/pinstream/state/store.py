@@ -14,7 +14,7 @@ from typing import Any, Final, Literal, Self, TypeVar
 
 import msgspec
 from msgspec import Struct
-from sqlalchemy import ColumnElement, Connection, Engine, Row, Table, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, Row, Table, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from pinstream.errors import Refused
@@ -50,7 +50,6 @@ class KeyInfo(Struct, frozen=True, kw_only=True):
     """None = every site."""
     label: str
     created_ms: int
-    last_used_ms: int | None
 
 
 class Audience(Struct, frozen=True, kw_only=True):
@@ -186,13 +185,6 @@ class Store:
             if len(found) != 1:
                 raise Refused("bad_value", f"{len(found)} keys begin with {prefix}. `pinstream keys list` shows them.")
             connection.execute(delete(API_KEY).where(API_KEY.c.id == found[0]))
-
-    def note_key_use(self, used_ms: dict[str, int]) -> None:
-        """Remember when keys (by SHA-256) were last used; later wins."""
-        with database.writing(self.engine) as connection:
-            for sha256, at_ms in used_ms.items():
-                newer = func.coalesce(API_KEY.c.last_used_ms, 0) < at_ms
-                connection.execute(update(API_KEY).where(API_KEY.c.sha256 == sha256, newer).values(last_used_ms=at_ms))
 
     # --- audiences -----------------------------------------------------------------------------------
 

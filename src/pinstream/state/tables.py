@@ -82,7 +82,6 @@ API_KEY: Final = _table(
     Column("site_id", Integer, ForeignKey("site.id"), nullable=True),  # NULL = every site
     _text("label", 200),
     _ms("created_ms"),
-    _ms("last_used_ms", empty=True),
 )
 
 AUDIENCE: Final = _table(

@@ -50,7 +50,6 @@ def upgrade() -> None:
         sa.Column("site_id", sa.Integer(), nullable=True),
         sa.Column("label", sa.String(length=200), nullable=False),
         sa.Column("created_ms", sa.BigInteger(), nullable=False),
-        sa.Column("last_used_ms", sa.BigInteger(), nullable=True),
         sa.ForeignKeyConstraint(["site_id"], ["site.id"], name="fk_api_key_site_id"),
         sa.PrimaryKeyConstraint("id", name="pk_api_key"),
         sa.UniqueConstraint("sha256", name="uq_api_key_sha256"),
