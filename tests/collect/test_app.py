@@ -321,11 +321,11 @@ def uncertain(records: Sequence[Record]) -> LogError:
         (lambda _: Retryable("away"), "log_away", "5"),
         (full, "log_full", "1"),
         (uncertain, "log_uncertain", "1"),
-        (lambda _: Fatal("broken"), "log_away", "5"),
+        (lambda _: Fatal("broken"), "log_broken", None),
     ],
 )
 async def test_what_the_log_did_not_take_is_told(
-    tmp_path: Path, fault: Callable[[Sequence[Record]], LogError], reason: str, retry_after: str
+    tmp_path: Path, fault: Callable[[Sequence[Record]], LogError], reason: str, retry_after: str | None
 ) -> None:
     counted = Counted()
     pixel = f"/v3/?tid={SITE.tag_id}&consent=yes&event=search"
@@ -334,12 +334,45 @@ async def test_what_the_log_did_not_take_is_told(
         image = await http.get(pixel)
         refused = await http.post("/p/i", json=PAGE | {"value": -1})
     assert (response.status_code, response.json()["reason"]) == (503, reason)
-    assert response.headers["retry-after"] == retry_after
+    assert response.headers.get("retry-after") == retry_after
     assert response.headers["access-control-allow-origin"] == SHOP
     assert "set-cookie" not in response.headers
-    assert (image.status_code, image.content, image.headers["retry-after"]) == (503, answers.GIF, retry_after)
+    assert (image.status_code, image.content, image.headers.get("retry-after")) == (503, answers.GIF, retry_after)
     assert refused.status_code == 400  # bad input is told as such, whatever the log does
     assert counted.moved() == {"received": 3, f"refused {reason}": 2, "refused out_of_range": 1}
+
+
+def partly(kind: str) -> Callable[[Sequence[Record]], LogError]:
+    def fault(records: Sequence[Record]) -> LogError:
+        if kind == "log_uncertain":
+            return uncertain(records[1:])
+        away = Retryable("away")
+        away.records = records[1:]
+        return away
+
+    return fault
+
+
+@pytest.mark.parametrize("reason", ["log_away", "log_uncertain"])
+async def test_what_the_log_took_of_a_request_is_told_as_durable(tmp_path: Path, reason: str) -> None:
+    counted = Counted()
+    events = [{"event": ""}, {"event": "search", "event_id": "a"}, {"event": "lead", "event_id": "b"}]
+    batch = {"site": SITE.tag_id, "consent": "yes", "visitor_id": VISITOR, "events": events}
+    async with running(tmp_path, appender=Faulty(partly(reason))) as edge, client(edge) as http:
+        response = await http.post("/p/i", json=batch)
+        whole = await http.post(
+            "/v1/engagements",
+            json={"site": SITE.tag_id, "engagements": [{"action": "save"}] * 2},
+            headers={"x-api-key": API_KEY},
+        )
+    assert response.status_code == whole.status_code == 207
+    assert [(line["event_id"], line["status"], line["reason"]) for line in response.json()["results"]] == [
+        ("", "refused", "missing_field"),
+        ("a", "durable", ""),
+        ("b", "refused", reason),
+    ]
+    assert "set-cookie" not in response.headers
+    assert counted.moved() == {"received": 5, "durable": 2, f"refused {reason}": 2, "refused missing_field": 1}
 
 
 async def test_what_nobody_foresaw_is_logged_and_answered(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -369,7 +402,7 @@ async def test_open_requests_are_bounded(tmp_path: Path) -> None:
         await asyncio.sleep(0.2)
         response = await http.post("/p/i", json=PAGE)
         assert (response.status_code, response.json()["reason"]) == (503, "busy")
-        assert (response.headers["retry-after"], response.headers["access-control-allow-origin"]) == ("1", SHOP)
+        assert (response.headers.get("retry-after"), response.headers["access-control-allow-origin"]) == ("1", SHOP)
         gate.set()
         assert [(await task).status_code for task in waiting] == [204, 204]
         assert (await http.post("/p/i", json=PAGE)).status_code == 204

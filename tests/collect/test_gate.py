@@ -169,3 +169,39 @@ async def test_the_last_good_snapshot_stays_and_the_log_says_so_once(
         "State database is away, going on with the sites known so far: No answer."
     ) == 1
     assert metrics.REGISTRY.get_sample_value("pinstream_snapshot_age_seconds") == 59
+
+
+async def test_no_fault_ends_the_refreshing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    newer = msgspec.structs.replace(SNAPSHOT, taken_ms=2_000, sites=(ANY,))
+    reads = 0
+
+    def read() -> Snapshot:
+        nonlocal reads
+        reads += 1
+        if reads <= 3:
+            raise OSError("disk I/O error")
+        return newer
+
+    now = 61_000
+    gate = Gate(SNAPSHOT)
+    (tmp_path / "snapshot.new").mkdir()  # nor does a snapshot that cannot be kept
+    task = asyncio.create_task(keep_fresh(gate, read, tmp_path / "snapshot.json", 0.01, lambda: now))
+    while gate.site("t-2") is None:
+        await asyncio.sleep(0.005)
+    assert not task.done()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert [record.exc_info is not None for record in caplog.records].count(True) == 1
+    now = 100_000  # the age is taken when it is asked for
+    assert metrics.REGISTRY.get_sample_value("pinstream_snapshot_age_seconds") == 98
+
+
+def test_a_kept_snapshot_that_is_unreadable_is_none_and_the_log_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert snapshots.load(tmp_path / "missing") is None and not caplog.records
+    (tmp_path / "file").write_bytes(b"{")
+    for path in (tmp_path, tmp_path / "file" / "snapshot.json", tmp_path / "file"):
+        caplog.clear()
+        assert snapshots.load(path) is None
+        assert "is unreadable" in caplog.text

@@ -9,7 +9,7 @@ import msgspec
 
 from pinstream.collect.gate import NULL_ORIGIN
 from pinstream.collect.intake import Outcome
-from pinstream.errors import LogError, Refused, Uncertain
+from pinstream.errors import Fatal, LogError, Refused, Uncertain
 from pinstream.event import MAX_EVENTS, REASONS
 from pinstream.state.snapshot import Site
 
@@ -67,6 +67,8 @@ def log_reason(error: LogError) -> str:
     """The reason to tell when the log did not take a request's records."""
     if isinstance(error, Uncertain):
         return "log_uncertain"
+    if isinstance(error, Fatal):
+        return "log_broken"
     return "log_full" if error.reason == "log_full" else "log_away"
 
 

@@ -263,16 +263,21 @@ class Edge:
         )
 
     async def _commit(self, found: Intake, site: Site | None, body: bytes, *, cookies: bool = True) -> Answer:
+        asked = found
         if found.records:
             try:
                 await self._committer.commit(found.records)
             except LogError as exc:
                 reason = answers.log_reason(exc)
-                _count(intake.refused([""] * len(found.outcomes), reason))
-                return answers.of_refusal(reason)
+                named = getattr(exc, "records", None)
+                part = None if named is None else intake.in_part(found, named, reason)
+                if part is None:
+                    _count(intake.refused([""] * len(found.outcomes), reason))
+                    return answers.of_refusal(reason)
+                found = part
         _count(found)
         if site:
-            self._leave_rejections(found, site, body)
+            self._leave_rejections(asked, site, body)
         answer = answers.of_outcomes(found.outcomes)
         if site and cookies and found.visitor is not None:
             return answer._replace(headers=[*answer.headers, answers.set_cookie(found.visitor, site)])

@@ -54,7 +54,8 @@ class Committer:
 
         Raises:
             Retryable: nothing was stored; `reason` is log_full if too much waits already, else log_away.
-            LogError: whatever else the log raised.
+            LogError: whatever else the log raised. Where it (or a Retryable) names `records`, those of ours that are
+                not among them are durable.
         """
         done = asyncio.get_running_loop().create_future()
         self._park(records, done)
@@ -128,6 +129,8 @@ class Committer:
                 for parked in group:
                     _tell([parked], await self._append(parked.records))
             else:
+                if isinstance(fault, Fatal):
+                    logger.error("The log refuses a request for good: %s", fault)
                 _tell(group, fault)
         finally:
             _tell(group, _stopping())

@@ -158,10 +158,13 @@ async def first_snapshot(read: ReadSnapshot, path: Path) -> Snapshot:
 
 
 async def keep_fresh(gate: Gate, read: ReadSnapshot, path: Path, every_s: float, clock: Callable[[], int]) -> None:
-    """Read the snapshot again and again until cancelled; the last good one stays in force while that fails."""
+    """Read the snapshot again and again until cancelled; the last good one stays in force while that fails.
+
+    Nothing else ends it: a process that goes on with the sites and suppressions of long ago looks healthy.
+    """
+    metrics.SNAPSHOT_AGE_S.set_function(lambda: max(0, clock() - gate.snapshot.taken_ms) / 1000)
     away = False
     while True:
-        metrics.SNAPSHOT_AGE_S.set(max(0, clock() - gate.snapshot.taken_ms) / 1000)
         await asyncio.sleep(every_s)
         try:
             gate.use(await _read_and_keep(read, path))
@@ -169,6 +172,10 @@ async def keep_fresh(gate: Gate, read: ReadSnapshot, path: Path, every_s: float,
         except PinstreamError as exc:
             if not away:
                 logger.warning("State database is away, going on with the sites known so far: %s", exc)
+            away = True
+        except Exception:
+            if not away:
+                logger.exception("The sites cannot be read for a reason nobody foresaw, going on with those known.")
             away = True
 
 

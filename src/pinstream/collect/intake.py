@@ -6,7 +6,7 @@ every event becomes exactly one Outcome.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, Literal, NamedTuple
 
 from pinstream.collect import stamp
@@ -46,6 +46,22 @@ class Intake(NamedTuple):
 def refused(event_ids: list[str], reason: str, field: str = "") -> Intake:
     """Every event of a request refused for one reason."""
     return Intake([Outcome(event_id, "refused", reason, field) for event_id in event_ids], [])
+
+
+def in_part(found: Intake, missing: Sequence[Record], reason: str) -> Intake | None:
+    """What is left where the log did not take the `missing` records, for `reason`; None if it took none of ours."""
+    lost = {id(record) for record in missing}
+    kept = [record for record in found.records if id(record) not in lost]
+    if not kept:
+        return None
+    records = iter(found.records)  # one a durable outcome, in order
+    outcomes = [
+        Outcome(outcome.event_id, "refused", reason)
+        if outcome.status == "durable" and id(next(records)) in lost
+        else outcome
+        for outcome in found.outcomes
+    ]
+    return found._replace(outcomes=outcomes, records=kept, visitor=None)  # the cookie waits for the whole
 
 
 def take(wire: Wire, context: Context, random: Random) -> Intake:
