@@ -1,0 +1,125 @@
+"""`pinstream up` as an operator runs it: all roles, an orderly end, and everything still there afterwards."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from tests.warehouse_server import free_port
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+
+AGENT = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/141.0.0.0 Safari/537.36"
+
+
+class Up:
+    """One installation on ports of its own, which can be started again and again."""
+
+    def __init__(self, folder: Path) -> None:
+        self.port, self.warehouse = free_port(), free_port()
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("PINSTREAM_")}
+        self.environment = clean | {
+            "PINSTREAM_DATA_DIR": str(folder),
+            "PINSTREAM_COLLECT__PORT": str(self.port),
+            "PINSTREAM_COLLECT__OPS_PORT": str(free_port()),
+            "PINSTREAM_LOAD__OPS_PORT": str(free_port()),
+            "PINSTREAM_WAREHOUSE__URL": f"http://127.0.0.1:{self.warehouse}",
+            "PINSTREAM_SITE__TAG_ID": "shop",
+            "PINSTREAM_SITE__ORIGINS": '["*"]',
+        }
+        self.processes: list[subprocess.Popen[str]] = []
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        argv = [sys.executable, "-m", "pinstream", *arguments]
+        return subprocess.run(argv, env=self.environment, capture_output=True, text=True, timeout=120)
+
+    def start(self) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "pinstream", "up"], env=self.environment, stderr=subprocess.PIPE, text=True
+        )
+        self.processes.append(process)
+        assert process.stderr
+        lines = []
+        for line in process.stderr:
+            lines.append(line)
+            if "takes events at" in line:
+                return process
+        raise AssertionError("".join(lines))
+
+    def send(self, event_id: str) -> int:
+        event = {"site": "shop", "consent": "yes", "event": "page_visit", "event_id": event_id}
+        return httpx.post(
+            f"http://127.0.0.1:{self.port}/p/i", json=event, headers={"User-Agent": AGENT}, trust_env=False
+        ).status_code
+
+    def count(self) -> int:
+        done = self.run("sql", "SELECT count() FROM events FINAL")
+        return int(done.stdout.split()[-1]) if done.returncode == 0 else -1
+
+
+@pytest.fixture
+def up(tmp_path: Path) -> Iterator[Up]:
+    made = Up(tmp_path / "data")
+    yield made
+    for process in made.processes:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+        if process.stderr:
+            process.stderr.close()
+
+
+def until(holds: Callable[[], bool], what: str, timeout_s: float = 30) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not holds():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.3)
+
+
+def test_events_survive_a_stop_right_after_the_answer_and_a_killed_supervisor(up: Up) -> None:
+    first = up.start()
+    roles = psutil.Process(first.pid).children(recursive=True)
+    assert [up.send(f"a{number}") for number in range(20)] == [204] * 20
+    first.terminate()
+    assert first.wait(60) == 0
+    until(lambda: not any(role.is_running() for role in roles), "every role has ended")
+
+    second = up.start()
+    roles = psutil.Process(second.pid).children(recursive=True)
+    until(lambda: up.count() == 20, "what was answered before the stop is in ClickHouse")
+    assert up.send("b") == 204
+    second.send_signal(signal.SIGKILL)
+    second.wait()
+    until(lambda: not any(role.is_running() for role in roles), "the roles end by themselves")
+
+    third = up.start()
+    until(lambda: up.count() == 21, "what was answered before the kill is in ClickHouse")
+    third.terminate()
+    assert third.wait(60) == 0
+
+
+def test_a_second_one_is_refused_and_leaves_the_first_alone(up: Up) -> None:
+    first = up.start()
+    done = up.run("up")
+    assert done.returncode == 1
+    assert "Another `pinstream up`" in done.stderr
+    assert up.send("a") == 204
+    assert first.poll() is None
+
+
+def test_a_taken_port_is_one_sentence(up: Up) -> None:
+    up.start()
+    up.environment["PINSTREAM_DATA_DIR"] += "-2"
+    done = up.run("up")
+    assert done.returncode == 1
+    assert f"Port {up.port} on 127.0.0.1 is taken" in done.stderr
+    assert "Traceback" not in done.stderr
