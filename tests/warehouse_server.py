@@ -30,7 +30,7 @@ def free_port() -> int:
 
 
 class EmbeddedProcess:
-    """`python -m pinstream.warehouse.embedded` on a folder and a port of its own; may be killed and started again."""
+    """`pinstream warehouse` on a folder and a port of its own; may be killed and started again."""
 
     def __init__(self, data_dir: Path) -> None:
         self.data_dir = data_dir
@@ -47,7 +47,7 @@ class EmbeddedProcess:
         self.data_dir.mkdir(parents=True, exist_ok=True)
         with open(self.data_dir / "log.txt", "ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "pinstream.warehouse.embedded"], env=environment, stdout=log, stderr=log
+                [sys.executable, "-m", "pinstream", "warehouse"], env=environment, stdout=log, stderr=log
             )
         self._wait()
 

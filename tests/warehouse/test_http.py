@@ -537,7 +537,7 @@ def run_to_its_end(data_dir: Path, port: int) -> str:
         "PINSTREAM_WAREHOUSE__URL": f"http://127.0.0.1:{port}",
     }
     process = subprocess.run(
-        [sys.executable, "-m", "pinstream.warehouse.embedded"],
+        [sys.executable, "-m", "pinstream", "warehouse"],
         env=environment,
         capture_output=True,
         timeout=60,

@@ -16,7 +16,6 @@ import json
 import logging
 import os
 import re
-import signal
 import tempfile
 import threading
 import time
@@ -29,7 +28,6 @@ from urllib.parse import urlsplit
 
 import chdb
 
-from pinstream import settings as settings_module
 from pinstream.errors import Misconfigured, QueryFailed, SetupFault
 from pinstream.serving import serving
 from pinstream.settings import Settings
@@ -360,26 +358,3 @@ async def running(settings: Settings) -> AsyncIterator[int]:
                 yield actual
         finally:
             await loop.run_in_executor(threads, engine.close)
-
-
-async def serve(settings: Settings, stop: asyncio.Event | None = None) -> None:
-    """Run the embedded warehouse until `stop` is set, or until cancelled. Raises SetupFault as `running` does."""
-    async with running(settings):
-        await (stop or asyncio.Event()).wait()
-
-
-def main() -> None:
-    """`python -m pinstream.warehouse.embedded`: the warehouse alone, by the settings in force, until SIGTERM."""
-    logging.basicConfig(level=logging.INFO)
-
-    async def until_stopped() -> None:
-        stop = asyncio.Event()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(number, stop.set)
-        await serve(settings_module.load(), stop)
-
-    asyncio.run(until_stopped())
-
-
-if __name__ == "__main__":
-    main()

@@ -18,8 +18,6 @@ from pinstream.settings import Warehouse as Settings
 
 ROLLUP_VERSION: Final = 1
 """Version of the materialized views that new records are meant for: each view takes only its own."""
-RECORD_FORMAT: Final = 1
-"""Version of the check that tells records from dead letters; part of an intent."""
 
 DEDUPLICATION_WINDOW: Final = 10_000
 """Parts that a table remembers. A replayed block is dropped as long as no more parts came after it."""
