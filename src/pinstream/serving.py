@@ -1,4 +1,8 @@
-"""Run an ASGI app inside a process that also does other things: bind first, complain clearly, drain at the end."""
+"""Run an ASGI app inside a process that also does other things: bind first, complain clearly, drain at the end.
+
+What a request may cost before an app sees it is bounded here: uvicorn itself takes headers of any size, and waits for
+them for ever.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +11,22 @@ import errno
 import socket
 from collections.abc import AsyncIterator
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
-from typing import Any
+from typing import Any, ClassVar, Final
 
+import msgspec
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from pinstream.errors import SetupFault
+from pinstream.event import REASONS
+
+MAX_HEAD_BYTES: Final = 64 << 10  # request line, headers and the blank line after them
+MAX_FIELDS: Final = 100
+HEAD_S: Final = 10.0
+LINGER_S: Final = 1.0
+MAX_LINGERING: Final = 64  # refused connections past the bound that are read on
+_LINE_BYTES: Final = len("  HTTP/1.1\r\n\r\n")
+_FIELD_BYTES: Final = len(": \r\n")
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -36,6 +51,133 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
+class Bounded(HttpToolsProtocol):
+    """HTTP/1.1 with bounded heads and connections. What breaks a bound is answered with its reason, and closed.
+
+    The time for a head runs from the connection, later from the request's first byte. While a connection is idle
+    between requests, uvicorn's keep-alive counts.
+    """
+
+    max_connections: ClassVar[int] = 1 << 30
+    """Of this server; one more is answered 503."""
+    headers_of_refusals: ClassVar[bytes] = b""
+    """Further header lines, each with its line end."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._deadline: asyncio.TimerHandle | None = None
+        self._refusal = "bad_http"
+        self._refused = False
+        self._head_bytes = 0  # of complete fields
+        self._unseen_bytes = 0  # since anything was handed on: the parser buffers an incomplete field
+        self._head_open = self._body_open = self._completed = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        if len(self.connections) > self.max_connections:
+            self._refuse("busy")
+        else:
+            self._start_clock()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_clock()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._refused or self.transport.is_closing():
+            return
+        self._completed = False
+        self._unseen_bytes += len(data)
+        super().data_received(data)
+        if self._refused or self.transport.is_closing():
+            return
+        if self._unseen_bytes > MAX_HEAD_BYTES:
+            self._refuse("head_too_large")
+        elif self._head_open or not (self._body_open or self._completed):
+            self._start_clock()
+
+    def send_400_response(self, msg: str) -> None:
+        self._refuse(self._refusal)
+
+    # --- what the parser finds ---
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._head_bytes, self._head_open = 0, True
+
+    def on_url(self, url: bytes) -> None:
+        super().on_url(url)
+        self._count(len(url))
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        super().on_header(name, value)
+        self._count(len(name) + len(value) + _FIELD_BYTES)
+
+    def on_headers_complete(self) -> None:
+        self._count(len(self.parser.get_method()) + _LINE_BYTES)
+        self._head_open, self._body_open = False, True
+        self._stop_clock()
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._unseen_bytes = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._unseen_bytes = 0
+        self._body_open, self._completed = False, True
+        self._stop_clock()
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self._body_open:
+            self._start_clock()  # of a body that nobody reads
+
+    def _count(self, size: int) -> None:
+        self._head_bytes += size
+        if self._head_bytes > MAX_HEAD_BYTES or len(self.headers) > MAX_FIELDS:
+            self._refusal = "head_too_large"
+            raise ValueError("The head is too large.")  # the parser makes it the error that uvicorn answers
+
+    # --- time, and the end ---
+
+    def _start_clock(self) -> None:
+        if self._deadline is None:
+            self._deadline = self.loop.call_later(HEAD_S, self._too_slow)
+
+    def _stop_clock(self) -> None:
+        if self._deadline:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _too_slow(self) -> None:
+        self._deadline = None
+        if self.cycle and not self.cycle.response_complete:
+            self._start_clock()  # an earlier request's answer comes first
+        elif self._body_open:
+            self.transport.close()
+        else:
+            self._refuse("too_slow")
+
+    def _refuse(self, reason: str) -> None:
+        if self._refused or self.transport.is_closing():
+            return
+        status, hint = REASONS[reason]
+        body = msgspec.json.encode({"reason": reason, "field": "", "hint": hint})
+        lines = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n" % len(body)
+        again = b"retry-after: 1\r\n" if status == 503 else b""
+        self._stop_clock()
+        self.transport.write(STATUS_LINE[status] + lines + again + self.headers_of_refusals + b"\r\n" + body)
+        answering = self.cycle and not self.cycle.response_complete
+        if answering or len(self.connections) > self.max_connections + MAX_LINGERING:
+            self.transport.close()
+            return
+        self._refused = True
+        self.transport.write_eof()  # and read on a little: closing on unread bytes resets, and the answer is lost
+        self.loop.call_later(LINGER_S, self.transport.close)
+
+
 class _Server(uvicorn.Server):
     """A uvicorn server that leaves signals to the process it lives in."""
 
@@ -55,6 +197,7 @@ async def serving(app: Any, host: str, port: int, **config: Any) -> AsyncIterato
         "access_log": False,
         "timeout_graceful_shutdown": 10,
         "server_header": False,
+        "http": Bounded,
         **config,
     }
     server = _Server(uvicorn.Config(app, **options))

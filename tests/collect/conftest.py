@@ -16,7 +16,7 @@ import msgspec
 from pinstream.collect.app import build
 from pinstream.collect.commit import Committer
 from pinstream.collect.gate import Gate
-from pinstream.collect.server import now_ms
+from pinstream.collect.server import now_ms, public
 from pinstream.event import TOPICS
 from pinstream.eventlog.contract import Appender
 from pinstream.eventlog.journal import JournalLog
@@ -98,7 +98,12 @@ async def running(
     committer = Committer(log, settings)
     committer.start()
     app = build(Gate(snapshot), committer, settings, clock)
-    options: dict[str, Any] = {"http": "httptools", "ws": "none", "lifespan": "off", "proxy_headers": False}
+    options: dict[str, Any] = {
+        "http": public(settings.max_connections),
+        "ws": "none",
+        "lifespan": "off",
+        "proxy_headers": False,
+    }
     try:
         async with serving(app, "127.0.0.1", 0, **options) as port:
             yield Running(f"http://127.0.0.1:{port}", folder)

@@ -275,7 +275,17 @@ async def test_the_documented_reasons_are_those_there_are() -> None:
 
 
 async def test_every_reason_a_client_can_cause_is_in_the_table() -> None:
-    ours = {"rate_limited", "busy", "log_full", "log_away", "log_uncertain", "log_broken", "too_slow"}
+    ours = {
+        "rate_limited",
+        "busy",
+        "log_full",
+        "log_away",
+        "log_uncertain",
+        "log_broken",
+        "too_slow",
+        "bad_http",
+        "head_too_large",
+    }
     assert {case.reason for case in cases()} - {""} == {reason for reason, entry in REASONS.items() if entry[0]} - ours
 
 

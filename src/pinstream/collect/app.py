@@ -84,8 +84,7 @@ class Endpoint:
         if scope["type"] != "http":
             return
         request = Request(scope, receive)
-        with self._edge.counted():
-            found = await self._answer(request)
+        found = await self._answer(request)
         metrics.REQUESTS.labels(self._route, str(found.status)).inc()
         if read_at := scope.get("read_at"):
             metrics.ANSWER_MS.observe((time.monotonic() - read_at) * 1000)
@@ -95,12 +94,7 @@ class Endpoint:
         run = self._methods.get(request.method)
         pixel = self._route == "v3" and request.method in ("GET", "HEAD")
         try:
-            if self._edge.busy():
-                found = answers.of_refusal("busy")
-            elif run:
-                found = await run(request)
-            else:
-                found = self._other(request.method)
+            found = await run(request) if run else self._other(request.method)
         except Exception:
             logger.exception("A request to %s failed for a reason nobody foresaw.", self._route)
             found = answers.FAULT
@@ -123,19 +117,6 @@ async def _send(found: Answer, cors: answers.Headers, send: Send) -> None:
     await send({"type": "http.response.body", "body": found.body})
 
 
-class _Open:
-    """Counts the requests that are being answered."""
-
-    def __init__(self) -> None:
-        self.now = 0
-
-    def __enter__(self) -> None:
-        self.now += 1
-
-    def __exit__(self, *_: object) -> None:
-        self.now -= 1
-
-
 class Edge:
     """What the endpoints share: who may send, where records go, the time."""
 
@@ -146,15 +127,6 @@ class Edge:
         self._clock = clock
         self._proxies = networks(settings.trusted_proxies)
         self._allowance = Allowance(settings.reject_records_per_s)
-        self._open = _Open()
-
-    def counted(self) -> _Open:
-        """Counts a request as open while the block runs."""
-        return self._open
-
-    def busy(self) -> bool:
-        """Whether more requests are open than `collect.max_connections`."""
-        return self._open.now > self._settings.max_connections
 
     def cors(self, request: Request, found: Answer) -> answers.Headers:
         """The CORS headers for an answer to `request`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import resource
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -15,12 +16,13 @@ from pinstream.collect.commit import Committer
 from pinstream.collect.gate import Gate, ReadSnapshot, first_snapshot, keep_fresh
 from pinstream.errors import Retryable
 from pinstream.eventlog.contract import Log
-from pinstream.serving import serving
+from pinstream.serving import Bounded, serving
 from pinstream.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 KEEP_ALIVE_S: Final = 20
+RESERVED_FILES: Final = 128  # files that are no connections of the public port
 
 
 async def serve(settings: Settings, log: Log, read_snapshot: ReadSnapshot, stop: asyncio.Event | None = None) -> None:
@@ -56,7 +58,7 @@ async def serve(settings: Settings, log: Log, read_snapshot: ReadSnapshot, stop:
                 app,
                 settings.collect.host,
                 settings.collect.port,
-                http="httptools",
+                http=public(connections_possible(settings.collect.max_connections)),
                 ws="none",
                 lifespan="off",
                 **options,
@@ -64,6 +66,30 @@ async def serve(settings: Settings, log: Log, read_snapshot: ReadSnapshot, stop:
         )
         logger.info("Taking events on http://%s:%d", settings.collect.host, port)
         await stop.wait()
+
+
+def public(connections: int) -> type[Bounded]:
+    """The protocol of the public port: scripts of any page may read why they were refused."""
+
+    class Public(Bounded):
+        max_connections = connections
+        headers_of_refusals = b"access-control-allow-origin: *\r\n"
+
+    return Public
+
+
+def connections_possible(wanted: int) -> int:
+    """How many connections the machine allows, up to `wanted`. What the log and the operations port need is left."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    need = wanted + RESERVED_FILES
+    if soft != resource.RLIM_INFINITY and soft < need:
+        soft = need if hard == resource.RLIM_INFINITY else min(need, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    if soft == resource.RLIM_INFINITY or soft >= need:
+        return wanted
+    possible = max(1, soft - RESERVED_FILES)
+    logger.warning("Only %d connections instead of %d: this process may open %d files.", possible, wanted, soft)
+    return possible
 
 
 @asynccontextmanager
