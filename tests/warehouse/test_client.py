@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from clickhouse_connect.driver.exceptions import DatabaseError
 
 from pinstream.errors import Misconfigured, QueryFailed, SetupFault, WarehouseAway
 from pinstream.settings import Settings
@@ -115,3 +116,17 @@ async def test_calls_go_on_after_a_restart(tmp_path: Path, caplog: pytest.LogCap
         await warehouse.ping()
     await warehouse.aclose()
     server.stop()
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("(total) memory limit exceeded: would use 9 GiB. (MEMORY_LIMIT_EXCEEDED)", WarehouseAway),
+        ("Query memory limit exceeded: would use 3 GiB. (MEMORY_LIMIT_EXCEEDED)", QueryFailed),
+    ],
+)
+async def test_memory_that_others_use_comes_back(text: str, kind: type[Exception]) -> None:
+    warehouse = Warehouse.open(WarehouseSettings(), password="x")
+    fault = DatabaseError(text, code=client.MEMORY_LIMIT_EXCEEDED)
+    assert type(warehouse._translated(fault)) is kind
+    await warehouse.aclose()

@@ -48,6 +48,7 @@ INSERT_SETTINGS: Final[dict[str, Any]] = {
 TRANSIENT: Final = frozenset({202, 209, 210, 242, 252, 279, 319, 999})
 """Codes after which the same call may succeed: TOO_MANY_SIMULTANEOUS_QUERIES, SOCKET_TIMEOUT, NETWORK_ERROR,
 TABLE_IS_READ_ONLY, TOO_MANY_PARTS, ALL_CONNECTION_TRIES_FAILED, UNKNOWN_STATUS_OF_INSERT, KEEPER_EXCEPTION."""
+MEMORY_LIMIT_EXCEEDED: Final = 241
 _WRONG_LOGIN: Final = frozenset({192, 193, 194, 516})
 
 _T = TypeVar("_T")
@@ -186,7 +187,8 @@ class Warehouse:
                 f"ClickHouse refuses user {self.settings.user!r}. Set warehouse.user and .password.", code=code
             )
         if code:
-            return WarehouseAway(text) if code in TRANSIENT else QueryFailed(text, code=code)
+            others = code == MEMORY_LIMIT_EXCEEDED and "(total)" in text  # what all statements have together
+            return WarehouseAway(text) if others or code in TRANSIENT else QueryFailed(text, code=code)
         status = re.search(r"HTTP status (\d{3})", text)
         if isinstance(exc, HTTPError | OSError) or (status and status[1] >= "500") or _is_transport(exc):
             return WarehouseAway(f"ClickHouse at {self.settings.url} does not answer ({_cause(exc)}). Is it running?")
