@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from pinstream import ops, serving
-from pinstream.audiences import compile, rule
+from pinstream.audiences import compile, membership, rule
 from pinstream.collect import server as collect_server
 from pinstream.errors import LogError, Misconfigured, Refused, SetupFault, StateError, WarehouseAway
 from pinstream.eventlog import open_log
@@ -196,9 +196,10 @@ async def preview(settings: Settings, audience_id: int) -> dict[str, object]:
     """An audience's size now."""
     async with open_store(settings) as store, open_warehouse(settings) as warehouse:
         audience = await asyncio.to_thread(store.audience, audience_id)
-        query = compile.count(compile.members(rule.from_json(audience.rule), site_id=audience.site_id, now_ms=now_ms()))
-        rows = await warehouse.select(query.sql, query.params)
-    return {"id": audience.id, "name": audience.name, "size": rows[0]["n"]}
+        size = await membership.preview(
+            warehouse, rule.from_json(audience.rule), site_id=audience.site_id, now_ms=now_ms()
+        )
+    return {"id": audience.id, "name": audience.name, "size": size}
 
 
 async def sync_now(settings: Settings, audience_id: int, *, confirm_removals: bool = False) -> dict[str, object]:
