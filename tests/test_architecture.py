@@ -51,6 +51,8 @@ DOORS = {
 """Foreign library -> the files or folders that may import it."""
 
 FILES = sorted(SRC.rglob("*.py"))
+TREES = {path: ast.parse(path.read_text()) for path in FILES}
+"""Parsed when this module is imported: CPython 3.11 may fail to, once a deep recursion was caught in the process."""
 
 
 def rank_of(room: str) -> int:
@@ -63,7 +65,7 @@ def room_of(path: Path) -> str:
 
 
 def imports(path: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(TREES[path]):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -97,7 +99,7 @@ def test_every_room_is_on_the_map() -> None:
 
 
 def test_the_map_in_the_package_docstring_names_every_room() -> None:
-    docstring = ast.get_docstring(ast.parse((SRC / "__init__.py").read_text())) or ""
+    docstring = ast.get_docstring(TREES[SRC / "__init__.py"]) or ""
     for rank in RANKS:
         for room in rank:
             assert room in docstring, room

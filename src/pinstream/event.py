@@ -221,7 +221,10 @@ REASONS: Final[dict[str, tuple[int, str]]] = {
     "log_full": (503, "The event log is full. Wait as Retry-After says; nothing was stored."),
     "log_away": (503, "The event log does not take events now. Wait as Retry-After says; nothing was stored."),
     "log_uncertain": (503, "The event log did not confirm in time. Send again with the same event_id: it counts once."),
-    "log_broken": (503, "The event log cannot take this, now or later; nothing was stored. The operator's log says why."),
+    "log_broken": (
+        503,
+        "The event log cannot take this, now or later; nothing was stored. The operator's log says why.",
+    ),
     # dropped by policy: nothing for the sender to mend, never stored
     "consent": (200, "No consent: nothing was stored."),
     "gpc": (200, "The browser asks not to be tracked (Sec-GPC or DNT): nothing was stored."),

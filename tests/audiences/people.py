@@ -135,7 +135,7 @@ def shared_devices(everything: list[Seen]) -> set[int]:
 def _links(everything: list[Seen], kind: str) -> dict[str, set[int]]:
     links: dict[str, set[int]] = defaultdict(set)
     for one in everything:
-        if getattr(one, kind) and one.event != event.CONSENT_WITHDRAWN:
+        if getattr(one, kind):
             links[getattr(one, kind)].add(one.visitor)
     return links
 
@@ -154,11 +154,16 @@ def _is_in(everything: list[Seen], devices: set[int], rule: Rule) -> bool:
 def _consents(everything: list[Seen], devices: set[int], shared: set[int]) -> bool:
     words = []
     for device in devices:
-        said = [(one.received_ms, _word(one)) for one in everything if one.visitor == device and _word(one)]
+        said = [(_said_ms(one), _word(one)) for one in everything if one.visitor == device and _word(one)]
         latest = max(said, default=(0, 0))
         if latest[1] == 2 or device not in shared:
             words.append(latest)
     return max(words, default=(0, 0))[1] == 1
+
+
+def _said_ms(one: Seen) -> int:
+    """A yes is as old as its event, a no counts from when it was received."""
+    return min(one.time_ms, one.received_ms) if _word(one) == 1 else one.received_ms
 
 
 def _word(one: Seen) -> int:

@@ -75,8 +75,8 @@ async def test_quiet_means_nothing_at_all_was_seen(warehouse: Warehouse, ago_s: 
 async def test_a_withdrawal_is_not_a_visit(warehouse: Warehouse) -> None:
     """It would reset the quiet time of the person's other conditions."""
     rule = cart_abandoned(quiet_for_min=60)
-    again = Seen(PHONE, "page_visit", 2 * HOUR, em="ann", received_ago_s=30)
-    withdrawn = Seen(PHONE, CONSENT_WITHDRAWN, 60)
+    again = Seen(PHONE, "page_visit", 2 * HOUR, em="ann")
+    withdrawn = Seen(PHONE, CONSENT_WITHDRAWN, 60, received_ago_s=3 * HOUR)
     assert await names(warehouse, carted(ago_s=3 * HOUR), withdrawn, again, rule=rule) == {"ann"}
 
 
@@ -197,9 +197,9 @@ async def test_a_withdrawal_on_any_device_takes_the_person_out(warehouse: Wareho
 
 async def test_the_latest_word_counts_by_when_it_was_received(warehouse: Warehouse) -> None:
     withdrawn = Seen(PHONE, CONSENT_WITHDRAWN, 10, received_ago_s=500)
-    later_yes = carted(LAPTOP, ago_s=1000, received_ago_s=499)
+    later_yes = carted(LAPTOP, ago_s=499)
     assert await names(warehouse, carted(ago_s=HOUR), withdrawn, later_yes) == {"ann"}
-    earlier_yes = carted(LAPTOP, ago_s=1, received_ago_s=501)
+    earlier_yes = carted(LAPTOP, ago_s=501, received_ago_s=1)
     assert await names(warehouse, carted(ago_s=HOUR), withdrawn, earlier_yes) == set()
 
 
