@@ -95,7 +95,7 @@ class Event(RawEvent, kw_only=True, omit_defaults=True):
     site_id: Annotated[int, Meta(ge=1, le=4_294_967_295)]
     received_ms: Millis
     visitor_id: UInt64 = 0
-    """BLAKE2b of site and the best identity there is (design: Identity); 0 = nobody known."""
+    """BLAKE2b of site and the best identity there is (see `collect/identity.py`); 0 = nobody known."""
     source: Source = "tag"
     consent: Consent = "unknown"
     skew_ms: Annotated[int, Meta(ge=-MAX_TIME_MS, le=MAX_TIME_MS)] = 0
@@ -232,7 +232,6 @@ REASONS: Final[dict[str, tuple[int, str]]] = {
     "suppressed": (200, "This person asked to be erased: nothing was stored."),
     # dead letters: found by load, after the edge
     "bad_record": (0, "A record of the log is not a valid event."),
-    "bad_site": (0, "A record of the log names no site."),
 }
 """Closed list: why something was refused, dropped or dead-lettered -> (HTTP status, what to do about it)."""
 
