@@ -14,7 +14,7 @@ import clickhouse_connect
 import pytest
 from playwright.async_api import Page
 
-from pinstream.demo.shoppers import Ledger, expected_cart_abandoners, shop
+from pinstream.demo.shoppers import Ledger, certain_people, expected_cart_abandoners, shop
 from pinstream.demo.stack import TAG_ID, Stack, stack
 from pinstream.errors import PinstreamError
 from tests.browser_fixtures import OpenPage
@@ -147,8 +147,7 @@ async def test_nothing_is_lost_when_every_process_is_killed_under_load(running: 
         return (await running.list_members())[1] == await running.audience_members()
 
     await until(equal, "Pinterest's list equals the audience", 60)
-    unsure = {entry.em for entry in ledger.entries.values() if entry.status == "unknown"}
-    known = set().union(*ledger.emails.values()) - unsure
+    known = certain_people(ledger)
     assert await running.audience_members() & known == expected_cart_abandoners(ledger) & known
 
 

@@ -19,7 +19,7 @@ from typing import Final
 import psutil
 from msgspec import Struct
 
-from pinstream.demo.shoppers import Ledger, expected_cart_abandoners, shop
+from pinstream.demo.shoppers import Ledger, certain_people, expected_cart_abandoners, shop
 from pinstream.demo.stack import AUDIENCE, TAG_ID, Stack, stack
 from pinstream.errors import PinstreamError
 from pinstream.supervisor import Emit
@@ -300,8 +300,7 @@ def _as_expected(ledger: Ledger, wanted: set[str]) -> bool:
 
     People who came through the shop's pages are not in the ledger; events without a final answer decide nothing.
     """
-    unsure = {entry.em for entry in ledger.entries.values() if entry.status == "unknown"}
-    known = set().union(*ledger.emails.values()) - unsure
+    known = certain_people(ledger)
     return wanted & known == expected_cart_abandoners(ledger) & known
 
 

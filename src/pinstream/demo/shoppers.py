@@ -133,6 +133,13 @@ def expected_cart_abandoners(ledger: Ledger) -> set[str]:
     }
 
 
+def certain_people(ledger: Ledger) -> set[str]:
+    """Hashed e-mails of the people of whom every event got a final answer: only of these can be said who is in."""
+    unsure = {entry.visitor_id for entry in ledger.entries.values() if entry.status == "unknown"}
+    doubtful = {entry.em for entry in ledger.entries.values() if entry.visitor_id in unsure}
+    return {entry.em for entry in ledger.entries.values() if entry.em} - doubtful
+
+
 def _people(ledger: Ledger) -> dict[str, list[Entry]]:
     """Durable events by e-mail, also those that a visitor sent before giving it."""
     durable = [entry for entry in ledger.entries.values() if entry.status == "durable"]
