@@ -829,7 +829,10 @@ class KafkaConsumer(ConsumerRebalanceListener):  # type: ignore[misc]
         self, wanted: Collection[Partition], timeout_s: float, max_records: int
     ) -> dict[Partition, list[Stored]]:
         partitions = [TopicPartition(*each) for each in wanted] or [_NOTHING]
-        found = await self._consumer.getmany(*partitions, timeout_ms=int(timeout_s * 1000), max_records=max_records)
+        try:
+            found = await self._consumer.getmany(*partitions, timeout_ms=int(timeout_s * 1000), max_records=max_records)
+        except kafka.NoOffsetForPartitionError:
+            return {}  # kept from between the assignment and our seek, when it looked for a committed offset; now gone
         return {
             Partition(each.topic, each.partition): [Stored(row.offset, row.value or b"", row.timestamp) for row in rows]
             for each, rows in found.items()
