@@ -138,7 +138,8 @@ async def test_nothing_is_lost_when_every_process_is_killed_under_load(running: 
     assert len(ids) == len(set(ids))
     minutes = await running.warehouse.select("SELECT sum(n) AS n FROM event_minute")
     positions = await running.warehouse.select("SELECT uniqExact(k_partition, k_offset) AS n FROM events")
-    assert minutes == positions
+    sent_again = sum(entry.tries > 1 for entry in ledger.entries.values())  # two records, which may be one row
+    assert 0 <= int(minutes[0]["n"]) - int(positions[0]["n"]) <= sent_again
 
     async def equal() -> bool:
         return (await running.list_members())[1] == await running.audience_members()
