@@ -211,8 +211,8 @@ class KafkaLog:
             missing = [topic for topic in self._topics if topic not in found]
             if missing and create:
                 await self._create(admin, missing)
-                found = await self._found(admin)
-                missing = []
+                found = await self._all_found(admin)
+                missing = [topic for topic in self._topics if topic not in found]
             if missing:
                 raise SetupFault(
                     f"Kafka at {self._settings.kafka_bootstrap} lacks the topics {', '.join(missing)}. Set "
@@ -289,6 +289,15 @@ class KafkaLog:
             for topic in topics
             if topic["error_code"] == 0
         }
+
+    async def _all_found(self, admin: AIOKafkaAdminClient) -> dict[str, list[_Replicas]]:
+        """As `_found`, once every topic is there: a broker may learn of a new one a moment after the others."""
+        deadline = time.monotonic() + self._timeout_s
+        while True:
+            found = await self._found(admin)
+            if self._topics.keys() <= found.keys() or time.monotonic() > deadline:
+                return found
+            await asyncio.sleep(0.1)
 
     async def _create(self, admin: AIOKafkaAdminClient, names: Sequence[str]) -> None:
         wanted = [
