@@ -11,7 +11,7 @@ import pytest
 SRC = Path(__file__).parents[1] / "src" / "pinstream"
 
 RANKS = (
-    ("errors",),
+    ("clock", "errors"),
     ("event", "settings", "metrics"),
     ("serving", "supervisor"),
     ("ops",),

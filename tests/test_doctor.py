@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from pinstream import doctor, roles
+from pinstream.clock import now_ms
 from pinstream.event import EVENTS, Event, encode
 from pinstream.eventlog import open_log
 from pinstream.eventlog.contract import Partition, Record
@@ -63,7 +64,7 @@ async def test_schema_behind(healthy: Settings) -> None:
 
 
 async def test_clock_off(healthy: Settings) -> None:
-    found = await faults(healthy, clock_ms=lambda: roles.now_ms() + 600_000)
+    found = await faults(healthy, clock_ms=lambda: now_ms() + 600_000)
     assert "+600 s" in found["clock"].seen
     assert found["clock"].fix
 
@@ -92,10 +93,8 @@ async def test_no_site(tmp_path: Path, healthy: Settings) -> None:
 
 
 async def write(settings: Settings, count: int) -> list[bytes]:
-    now_ms = roles.now_ms()
-    values = [
-        encode(Event(event="x", event_id=str(n), site_id=1, time=now_ms, received_ms=now_ms)) for n in range(count)
-    ]
+    at_ms = now_ms()
+    values = [encode(Event(event="x", event_id=str(n), site_id=1, time=at_ms, received_ms=at_ms)) for n in range(count)]
     appender = await open_log(settings).appender()
     await appender.append([Record(EVENTS, 1, value) for value in values])
     await appender.aclose()

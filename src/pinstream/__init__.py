@@ -5,7 +5,7 @@
     supervisor.py   several roles under one process: prefixed logs, restarts, orderly end
     doctor.py       what is broken on this machine, and how to mend it
 
-    event.py  errors.py  settings.py  metrics.py      the vocabulary; imports nothing above it
+    clock.py  event.py  errors.py  settings.py  metrics.py   the vocabulary; imports nothing above it
     serving.py  ops.py                                HTTP servers inside a role; its operations port
 
     collect/        1  HTTP in, durable answer out

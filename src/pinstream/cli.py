@@ -9,7 +9,6 @@ import asyncio
 import json
 import logging
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -24,6 +23,7 @@ from rich.table import Table
 
 from pinstream import __version__
 from pinstream import settings as settings_module
+from pinstream.clock import now_ms
 from pinstream.errors import PinstreamError
 from pinstream.settings import Settings
 from pinstream.supervisor import Serve, supervised, until_signalled
@@ -146,10 +146,6 @@ def _cell(value: object) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
-
-
 @contextmanager
 def _store() -> Iterator[Store]:
     from pinstream.state.store import Store
@@ -225,7 +221,7 @@ def sites_add(
     except msgspec.ValidationError as exc:
         raise typer.BadParameter(str(exc)) from exc
     with _store() as store:
-        _print([_plain(store.add_site(site, now_ms=_now_ms()))], as_json)
+        _print([_plain(store.add_site(site, now_ms=now_ms()))], as_json)
 
 
 @sites.command("origins")
@@ -244,7 +240,7 @@ def keys_create(
     """Make an API key. It is shown once."""
     with _store() as store:
         site_id = store.site(site).id if site else None
-        key = store.create_key(site_id=site_id, label=label, now_ms=_now_ms())
+        key = store.create_key(site_id=site_id, label=label, now_ms=now_ms())
     print(json.dumps({"key": key}) if as_json else key)
     if not as_json:
         print("Shown once. collect knows it within half a minute.", file=sys.stderr)
@@ -472,10 +468,10 @@ def audiences_add(
     account = ad_account or _settings().pinterest.ad_account_id
     with _store() as store:
         audience = store.add_audience(
-            site_id=store.site(site).id, name=name or template, rule=to_json(rule), now_ms=_now_ms()
+            site_id=store.site(site).id, name=name or template, rule=to_json(rule), now_ms=now_ms()
         )
         if account:
-            store.connect(audience_id=audience.id, ad_account_id=account, now_ms=_now_ms())
+            store.connect(audience_id=audience.id, ad_account_id=account, now_ms=now_ms())
     _print([_plain(audience)], as_json)
 
 

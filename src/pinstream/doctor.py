@@ -17,16 +17,15 @@ from typing import Final, Literal
 from msgspec import Struct
 
 from pinstream import roles
+from pinstream.clock import now_ms
 from pinstream.errors import LogError, PinstreamError, SchemaBehind, SetupFault, WarehouseError
 from pinstream.eventlog import open_log
-from pinstream.eventlog.contract import Partition
 from pinstream.load import loop
 from pinstream.pinterest.client import Client
 from pinstream.settings import Settings
 from pinstream.state.store import Store
 from pinstream.supervisor import answers_ok
 from pinstream.warehouse import migrate, queries
-from pinstream.warehouse.client import Warehouse
 
 ClockMs = Callable[[], int]
 MIN_FREE_BYTES: Final = 1 << 30
@@ -51,7 +50,7 @@ def fault(check: str, exc: PinstreamError, fix: str = "") -> Finding:
 
 
 async def examine(
-    settings: Settings, *, clock_ms: ClockMs = roles.now_ms, min_free_bytes: int = MIN_FREE_BYTES
+    settings: Settings, *, clock_ms: ClockMs = now_ms, min_free_bytes: int = MIN_FREE_BYTES
 ) -> list[Finding]:
     """Every check, one after the other; a part that is away spoils only its own checks. `clock_ms`: this machine's."""
     checks: list[tuple[str, Awaitable[list[Finding]]]] = [
@@ -109,13 +108,14 @@ async def _log(settings: Settings) -> list[Finding]:
     log = open_log(settings)
     await log.check()
     findings = [Finding("log", "ok", f"The {settings.log.kind} takes records.")]
-    for partition in await log.overdue(loop.GROUP, loop.TOPICS, now_ms=roles.now_ms()):
+    for partition in await log.overdue(loop.GROUP, loop.TOPICS, now_ms=now_ms()):
         seen = f"{partition.topic}/{partition.number}: unread records are past half of the log's retention."
         findings.append(Finding("lag", "fault", seen, "Add `pinstream load`s, or raise retention.ms."))
+    since_ms = settings.load.positions_from_ms
     standing = await log.inspect(loop.GROUP, loop.TOPICS)
     try:
         async with roles.open_warehouse(settings) as warehouse:
-            newest = {each: await _newest(warehouse, each, settings.load.positions_from_ms) for each in standing}
+            newest = {each: await queries.newest_offset(warehouse, *each, since_ms=since_ms) for each in standing}
     except (SetupFault, WarehouseError):
         return [*findings, Finding("positions", "note", "Not compared with ClickHouse, which does not answer.")]
     behind = 0
@@ -125,12 +125,6 @@ async def _log(settings: Settings) -> list[Finding]:
         except LogError as exc:
             findings.append(fault("positions", exc))
     return [*findings, Finding("positions", "ok", f"At most {behind} records wait to be loaded.")]
-
-
-async def _newest(warehouse: Warehouse, partition: Partition, since_ms: int) -> int | None:
-    rows = await queries.max_offset(partition.topic, partition.number, since_ms=since_ms).rows(warehouse)
-    newest: int | None = rows[0]["newest"]
-    return newest
 
 
 async def _warehouse(settings: Settings, now_ms: ClockMs) -> list[Finding]:

@@ -6,7 +6,6 @@ import asyncio
 import fcntl
 import logging
 import sys
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Final, Literal
@@ -16,6 +15,7 @@ import msgspec
 
 from pinstream import ops, serving
 from pinstream.audiences import compile, membership, rule
+from pinstream.clock import now_ms
 from pinstream.collect import server as collect_server
 from pinstream.errors import LogError, Misconfigured, Refused, SetupFault, StateError, WarehouseAway
 from pinstream.eventlog import open_log
@@ -35,11 +35,6 @@ from pinstream.warehouse.password import password
 logger = logging.getLogger(__name__)
 
 LOOPBACK: Final = "127.0.0.1"
-
-
-def now_ms() -> int:
-    """This machine's clock."""
-    return time.time_ns() // 1_000_000
 
 
 @asynccontextmanager
@@ -245,8 +240,7 @@ async def _reset(
     consumer: Consumer, partition: Partition, warehouse: Warehouse, settings: Settings, to: Literal["oldest", "behind"]
 ) -> dict[str, object]:
     bounds, position = await consumer.bounds(partition), await consumer.position(partition)
-    query = queries.max_offset(partition.topic, partition.number, since_ms=settings.load.positions_from_ms)
-    newest: int | None = (await query.rows(warehouse))[0]["newest"]
+    newest = await queries.newest_offset(warehouse, *partition, since_ms=settings.load.positions_from_ms)
     told: dict[str, object] = {"topic": partition.topic, "partition": partition.number}
     try:
         return told | {"offset": loop.starting_offset(partition, position, bounds, newest), "then": "unchanged"}

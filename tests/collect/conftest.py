@@ -13,10 +13,11 @@ import httpx
 import hypothesis
 import msgspec
 
+from pinstream.clock import now_ms
 from pinstream.collect.app import build
 from pinstream.collect.commit import Committer
 from pinstream.collect.gate import Gate
-from pinstream.collect.server import now_ms, public
+from pinstream.collect.server import public
 from pinstream.event import TOPICS
 from pinstream.eventlog.contract import Appender
 from pinstream.eventlog.journal import JournalLog

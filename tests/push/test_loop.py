@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from pinstream import metrics
+from pinstream.clock import now_ms
 from pinstream.errors import PinterestAway, PinterestRefused, RateLimited
 from pinstream.pinterest.client import Client
 from pinstream.push import sync
@@ -179,7 +180,7 @@ async def test_killed_for_real_again_and_again(shop: Shop, monkeypatch: pytest.M
         process.stdout.close()
     killed = [run.status for run in runs.runs(shop.parts.store, shop.link_id, limit=100)]
     assert "running" in killed or "interrupted" in killed
-    shop.clock.now_ms = sync.wall_ms() + 60_000
+    shop.clock.now_ms = now_ms() + 60_000
     await shop.sync()
     assert shop.members() == people(*inside)
     assert len(shop.fake.lists()) == 1 == len(shop.fake.audiences())

@@ -46,9 +46,7 @@ class Blocks:
         await self.insert(event.REJECTED, rows, token=token)
 
     async def newest(self, partition: tuple[str, int]) -> int | None:
-        (row,) = await queries.max_offset(*partition).rows(self._warehouse)
-        newest: int | None = row["newest"]
-        return newest
+        return await queries.newest_offset(self._warehouse, *partition)
 
 
 def an_event(number: int, **fields: Any) -> event.Event:

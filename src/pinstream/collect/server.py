@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import resource
-import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Final
 
 from pinstream import ops
+from pinstream.clock import now_ms
 from pinstream.collect.app import build
 from pinstream.collect.commit import Committer
 from pinstream.collect.gate import Gate, ReadSnapshot, first_snapshot, keep_fresh
@@ -103,8 +103,3 @@ async def _fresh(gate: Gate, read: ReadSnapshot, settings: Settings) -> AsyncIte
         task.cancel()
         with suppress(asyncio.CancelledError):
             await task
-
-
-def now_ms() -> int:
-    """This machine's clock."""
-    return time.time_ns() // 1_000_000

@@ -21,6 +21,7 @@ import httpx
 import msgspec
 from msgspec import Struct
 
+from pinstream.clock import now_ms
 from pinstream.demo.shop import cart as carts
 from pinstream.demo.shop.catalogue import CATEGORIES, CURRENCY, PRODUCTS
 from pinstream.event import CONSENT_WITHDRAWN, canonical_name
@@ -473,7 +474,7 @@ class _Sender:
         return len(self._ledger.entries) >= MAX_ENTRIES
 
     async def send(self, persona: Persona, step: Step) -> None:
-        events = stamped(step.events, _now_ms(), self._dice)
+        events = stamped(step.events, now_ms(), self._dice)
         entries = [_entry(event, persona, step) for event in events]
         self._ledger.entries.update({entry.event_id: entry for entry in entries})
         for attempt in range(MAX_TRIES):
@@ -486,7 +487,7 @@ class _Sender:
             await asyncio.sleep(min(MAX_PAUSE_S, 0.2 * 2**attempt) * (0.5 + self._dice.random() / 2))
 
     async def _post(self, step: Step, events: list[dict[str, Any]]) -> tuple[list[Verdict] | None, str]:
-        content = body(self._site, step, events, _now_ms())
+        content = body(self._site, step, events, now_ms())
         try:
             answer = await self._client.post("/p/i", content=content, headers=self._headers(step))
         except httpx.HTTPError:
@@ -527,8 +528,4 @@ def _book(entries: list[Entry], found: list[Verdict], *, final: bool) -> None:
     for entry, verdict in zip(entries, found, strict=True):
         entry.status, entry.reason = verdict
         if final:
-            entry.answered_ms, entry.answered_s = _now_ms(), time.monotonic()
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
+            entry.answered_ms, entry.answered_s = now_ms(), time.monotonic()

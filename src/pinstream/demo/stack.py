@@ -21,6 +21,7 @@ from pinstream import roles, serving
 from pinstream import settings as settings_module
 from pinstream.audiences import templates
 from pinstream.audiences.rule import to_json
+from pinstream.clock import now_ms
 from pinstream.demo.shop import app as shop
 from pinstream.errors import SetupFault
 from pinstream.pinterest.fake import AD_ACCOUNT_ID
@@ -166,13 +167,13 @@ def _seed(store: Store, shop_url: str) -> tuple[Site, int]:
         site = store.set_origins(TAG_ID, origins)
     else:
         new = Site(id=0, tag_id=TAG_ID, name="Demo shop", origins=origins, currency="EUR", phone_region="DE")
-        site = store.add_site(new, now_ms=roles.now_ms())
+        site = store.add_site(new, now_ms=now_ms())
     for audience in store.audiences(site_id=site.id):
         if audience.name == AUDIENCE:
             return site, audience.id
     rule = templates.cart_abandoned(within_days=7, quiet_for_min=0)
-    audience = store.add_audience(site_id=site.id, name=AUDIENCE, rule=to_json(rule), now_ms=roles.now_ms())
-    store.connect(audience_id=audience.id, ad_account_id=AD_ACCOUNT_ID, now_ms=roles.now_ms())
+    audience = store.add_audience(site_id=site.id, name=AUDIENCE, rule=to_json(rule), now_ms=now_ms())
+    store.connect(audience_id=audience.id, ad_account_id=AD_ACCOUNT_ID, now_ms=now_ms())
     return site, audience.id
 
 

@@ -1,4 +1,4 @@
-"""The writing side of the journal: group commit, the size bound, and deletion of what has been read."""
+"""The one writer of a file: group commit, the size bound, mending, and room made when there is too little."""
 
 from __future__ import annotations
 
@@ -9,55 +9,80 @@ import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, Protocol, TypeVar
 
+from pinstream import clock
 from pinstream.errors import Fatal, LogError, Retryable, SetupFault
 from pinstream.eventlog import journal_file as files
 from pinstream.eventlog.contract import MAX_VALUE_BYTES, Record
 from pinstream.eventlog.journal_mend import open_for_writing
-from pinstream.settings import Log as LogSettings
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 WAITING_BYTES: Final = 256 << 20  # appends that wait for their commit
 GROUP_BYTES: Final = 16 << 20  # of one commit, unless one append is larger
 RECORD_OVERHEAD_BYTES: Final = 64  # what a record takes in the file beyond its value
 TICK_S: Final = 1.0  # between two looks at what may be deleted
-DELETE_ROWS: Final = 2000  # of one topic at once
 ROOM_STEPS: Final = 10  # deletions tried before an append is refused
-NEARLY_FULL: Final = 0.8  # of the size bound: from here on what was read goes before its age
 CLOSE_S: Final = 10.0
+
+
+class Retention(Protocol):
+    """How much the files of a folder may hold together, and what of it may go."""
+
+    @property
+    def max_bytes(self) -> int:
+        """The size bound."""
+
+    @property
+    def full(self) -> str:
+        """What to tell whom the bound refuses."""
+
+    def trim(self, connection: sqlite3.Connection, room_bytes: int) -> bool:
+        """Delete some of what may go, `room_bytes` being left below the bound. True if that was any."""
 
 
 @dataclass(eq=False, slots=True)
 class _Append:
-    """One call of `append` that waits for its commit."""
+    """One call of `store` that waits for its commit."""
 
     records: Sequence[Record]
     size_bytes: int
-    done: asyncio.Future[None]
+    done: asyncio.Future[range]
+    result: range = range(0)
     error: LogError | None = None
+
+
+@dataclass(eq=False, slots=True)
+class _Call:
+    """Work for the writer's thread."""
+
+    work: Callable[[sqlite3.Connection], Any]
+    done: asyncio.Future[Any]
+    result: Any = None
+    error: Exception | None = None
 
 
 class JournalAppender:
     """The one writer of a file. Its thread commits whatever has arrived since the last commit."""
 
-    def __init__(self, directory: Path, lock: files.WriterLock, settings: LogSettings) -> None:
+    def __init__(self, directory: Path, lock: files.WriterLock, retention: Retention) -> None:
         """Opens the file, mending it first if need be. Raises SetupFault as `open_for_writing` does."""
         self._directory = directory
         self._path = files.journal_path(directory, lock.number)
         self._lock = lock
-        self._settings = settings
+        self._retention = retention
         self._others_bytes = 0
         self._used_bytes = 0
         self._tend_at = 0.0
         self._fault: LogError | None = None
         self._waiting: deque[_Append] = deque()
         self._waiting_bytes = 0
+        self._calls: deque[_Call] = deque()
         self._closing = False
         self._changed = threading.Condition()
         self._open()
@@ -75,15 +100,35 @@ class JournalAppender:
             return
         if any(len(record.value) > MAX_VALUE_BYTES for record in records):
             raise Fatal(f"A record is larger than {MAX_VALUE_BYTES} bytes: the log never takes it.")
+        await self.store(records)
+
+    async def store(self, records: Sequence[Record]) -> range:
+        """As `append`, for records that were checked. Returns their sequence numbers."""
         size = sum(len(record.value) for record in records) + RECORD_OVERHEAD_BYTES * len(records)
         append = _Append(records, size, asyncio.get_running_loop().create_future())
         with self._changed:
             self._offer(append)
-        await append.done
+        return await append.done
+
+    async def call(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """What `work` returns, run in the writer's thread between two commits. Its errors of SQLite are translated."""
+        call = _Call(work, asyncio.get_running_loop().create_future())
+        with self._changed:
+            if self._closing:
+                raise _stopped()
+            self._calls.append(call)
+            self._changed.notify()
+        result: T = await call.done
+        return result
+
+    @property
+    def used_bytes(self) -> int:
+        """Bytes in use by this file, as of its last commit."""
+        return self._used_bytes
 
     def _offer(self, append: _Append) -> None:
         if self._closing:
-            raise Retryable("The journal's writer has stopped. Offer the records to its successor.")
+            raise _stopped()
         if self._waiting and self._waiting_bytes + append.size_bytes > WAITING_BYTES:
             raise files.log_full("Too many bytes wait for the journal's disk. Offer them again later.")
         self._waiting.append(append)
@@ -121,6 +166,8 @@ class JournalAppender:
             while (group := self._next_group(rest_s)) is not None:
                 if group:
                     self._commit(group)
+                while self._calls:
+                    self._answer(self._calls.popleft())
                 rest_s = self._tend()
             self._lock.reserve(self._next_seq - 1)
         except (sqlite3.Error, OSError, SetupFault):
@@ -131,10 +178,11 @@ class JournalAppender:
     def _stop(self) -> None:
         with self._changed:
             self._closing = True
-            left = list(self._waiting)
+            left: list[_Append | _Call] = [*self._waiting, *self._calls]
             self._waiting.clear()
-        for append in left:
-            append.error = Retryable("The journal's writer has stopped. Offer the records to its successor.")
+            self._calls.clear()
+        for each in left:
+            each.error = _stopped()
         _settle(left)
         with contextlib.suppress(sqlite3.Error):
             self._connection.close()
@@ -143,7 +191,7 @@ class JournalAppender:
     def _next_group(self, rest_s: float) -> list[_Append] | None:
         """What waits, up to GROUP_BYTES; empty if nothing comes within `rest_s`; None when closing and all is done."""
         with self._changed:
-            if not self._waiting and not self._closing:
+            if not self._waiting and not self._calls and not self._closing:
                 self._changed.wait(rest_s)
             group: list[_Append] = []
             size = 0
@@ -151,7 +199,7 @@ class JournalAppender:
                 group.append(self._waiting.popleft())
                 size += group[-1].size_bytes
             self._waiting_bytes -= size
-            return None if self._closing and not group else group
+            return None if self._closing and not group and not self._calls else group
 
     def _commit(self, group: list[_Append]) -> None:
         fitting: list[_Append] = []
@@ -164,11 +212,24 @@ class JournalAppender:
             self._failed(fitting or group, exc)
         _settle(group)
 
+    def _answer(self, call: _Call) -> None:
+        try:
+            call.result = call.work(self._connection)
+            self._used_bytes = files.used_bytes(self._connection, self._path)
+        except (sqlite3.Error, OSError) as exc:
+            call.error = files.translated(exc, self._path)
+            if files.is_damage(exc):
+                self._connection.close()
+                self._open()
+        except Exception as exc:  # noqa: BLE001  the caller's own: it is told
+            call.error = exc
+        _settle([call])
+
     def _fitting(self, group: list[_Append]) -> list[_Append]:
         """Those that stay within the size bound, after deleting what may go."""
         needed = sum(append.size_bytes for append in group)
         for _ in range(ROOM_STEPS):
-            if self._room() >= needed or not self._delete_some():
+            if self._room() >= needed or not self._trim():
                 break
         room = self._room()
         fitting = []
@@ -181,7 +242,7 @@ class JournalAppender:
         return fitting
 
     def _write(self, appends: list[_Append]) -> None:
-        now_ms = time.time_ns() // 1_000_000
+        now_ms = clock.now_ms()
         records = [record for append in appends for record in append.records]
         last = self._next_seq + len(records) - 1
         if last > (self._lock.reserved or 0):
@@ -191,7 +252,9 @@ class JournalAppender:
                 "INSERT INTO record (seq, topic, appended_ms, value) VALUES (?,?,?,?)",
                 [(seq, record.topic, now_ms, record.value) for seq, record in enumerate(records, self._next_seq)],
             )
-        self._next_seq = last + 1
+        for append in appends:
+            append.result = range(self._next_seq, self._next_seq + len(append.records))
+            self._next_seq = append.result.stop
         self._used_bytes = files.used_bytes(self._connection, self._path)
 
     def _failed(self, appends: list[_Append], exc: sqlite3.Error | OSError) -> None:
@@ -216,7 +279,7 @@ class JournalAppender:
             return self._tend_at - now
         deleted = False
         try:
-            deleted = self._delete_some()
+            deleted = self._trim()
             if self._fault is not None:
                 self._try_writing()
             self._measure()
@@ -238,76 +301,34 @@ class JournalAppender:
         self._others_bytes = files.used_by_others(self._directory, self._lock.number)
 
     def _room(self) -> int:
-        return self._settings.journal_max_bytes - self._others_bytes - self._used_bytes
+        return self._retention.max_bytes - self._others_bytes - self._used_bytes
 
     def _full(self) -> Retryable:
-        return files.log_full(
-            f"The journal has reached {self._settings.journal_max_bytes} bytes (log.journal_max_bytes) that its "
-            f"readers ({', '.join(self._settings.consumers)}) have not read. Start them, or raise the bound."
-        )
+        return files.log_full(self._retention.full)
 
-    def _delete_some(self) -> bool:
-        """Up to DELETE_ROWS of each topic. True if that was any."""
-        progress = [Progress(*row) for row in self._connection.execute("SELECT group_id, topic, offset FROM consumer")]
-        nearly_full = self._room() < (1 - NEARLY_FULL) * self._settings.journal_max_bytes
-        old_ms = time.time_ns() // 1_000_000 - int(self._settings.journal_keep_hours * 3_600_000)
-        deleted = False
-        for topic in files.topics(self._connection):
-            below = read_below(progress, self._settings.consumers, topic)
-            was_read = any(row.topic == topic and row.group in self._settings.consumers for row in progress)
-            deleted |= self._delete(topic, below, files.LAST_SEQ if nearly_full and was_read else old_ms)
-        if deleted:
+    def _trim(self) -> bool:
+        trimmed = self._retention.trim(self._connection, self._room())
+        if trimmed:
             self._used_bytes = files.used_bytes(self._connection, self._path)
-        return deleted
-
-    def _delete(self, topic: str, below: int, before_ms: int) -> bool:
-        query = "SELECT seq, appended_ms FROM record WHERE topic = ? AND seq < ? ORDER BY seq LIMIT ?"
-        with contextlib.closing(self._connection.execute(query, (topic, below, DELETE_ROWS))) as rows:
-            gone = [seq for seq, _ in takewhile(lambda row: row[1] <= before_ms, rows)]
-        if not gone:
-            return False
-        with files.transaction(self._connection):
-            self._connection.execute("DELETE FROM record WHERE topic = ? AND seq <= ?", (topic, gone[-1]))
-            self._connection.execute("INSERT OR REPLACE INTO trimmed VALUES (?, ?)", (topic, gone[-1] + 1))
-        return True
+        return trimmed
 
 
-class Progress(NamedTuple):
-    """How far a group has come in one topic of a file; None: it has committed nothing."""
-
-    group: str
-    topic: str
-    offset: int | None
+def _stopped() -> Retryable:
+    return Retryable("The journal's writer has stopped. Offer the records to its successor.")
 
 
-def read_below(progress: Collection[Progress], enabled: Collection[str], topic: str) -> int:
-    """The sequence number below which every enabled group has read `topic`.
-
-    A group reads the topics it has joined with. One that never joined on this file may yet come for any of
-    them, so it holds everything back.
-    """
-    below = files.LAST_SEQ
-    for group in enabled:
-        offsets = {row.topic: row.offset for row in progress if row.group == group}
-        if not offsets:
-            return 0
-        if topic in offsets:
-            below = min(below, offsets[topic] or 0)
-    return below
-
-
-def _settle(group: Sequence[_Append]) -> None:
+def _settle(group: Sequence[_Append | _Call]) -> None:
     """Tell the callers, each in its own event loop."""
-    for loop in {append.done.get_loop() for append in group}:
+    for loop in {each.done.get_loop() for each in group}:
         with contextlib.suppress(RuntimeError):  # that loop is gone, and its callers with it
-            loop.call_soon_threadsafe(_tell, [append for append in group if append.done.get_loop() is loop])
+            loop.call_soon_threadsafe(_tell, [each for each in group if each.done.get_loop() is loop])
 
 
-def _tell(appends: Sequence[_Append]) -> None:
-    for append in appends:
-        if append.done.done():
+def _tell(group: Sequence[_Append | _Call]) -> None:
+    for each in group:
+        if each.done.done():
             continue
-        if append.error is None:
-            append.done.set_result(None)
+        if each.error is None:
+            each.done.set_result(each.result)
         else:
-            append.done.set_exception(append.error)
+            each.done.set_exception(each.error)

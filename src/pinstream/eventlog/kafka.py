@@ -28,6 +28,7 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.helpers import create_ssl_context
 from aiokafka.structs import OffsetAndMetadata
 
+from pinstream import clock
 from pinstream.errors import Fatal, Fenced, LogError, Misconfigured, PositionLost, Retryable, SetupFault, Uncertain
 from pinstream.event import ENGAGEMENTS, EVENTS, FORWARD, REJECTED
 from pinstream.eventlog.contract import MAX_VALUE_BYTES, Bounds, Intent, Partition, Position, Record, Stored
@@ -522,7 +523,7 @@ class KafkaAppender:
     def _batches(self, records: Sequence[Record]) -> list[_Batch]:
         done: list[_Batch] = []
         filling: dict[Partition, _Batch] = {}
-        now_ms = time.time_ns() // 1_000_000
+        now_ms = clock.now_ms()
         for record in records:
             partition = self._partition(record)
             batch = filling.get(partition)

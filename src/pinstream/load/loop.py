@@ -243,9 +243,8 @@ class Loader:
             await self._commit(consumer, partition, first, intent)
 
     async def _newest(self, partition: Partition) -> int | None:
-        query = queries.max_offset(partition.topic, partition.number, since_ms=self._settings.positions_from_ms)
-        newest: int | None = (await query.rows(self._warehouse))[0]["newest"]
-        return newest
+        since_ms = self._settings.positions_from_ms
+        return await queries.newest_offset(self._warehouse, *partition, since_ms=since_ms)
 
     async def _patiently(
         self,

@@ -29,6 +29,7 @@ from pinstream import metrics
 from pinstream.audiences import compile, membership, rule
 from pinstream.audiences.compile import Query
 from pinstream.audiences.membership import Counts, Target
+from pinstream.clock import now_ms
 from pinstream.errors import PinstreamError, PinterestAway, PinterestError, PinterestRefused, RateLimited, StateError
 from pinstream.pinterest import audiences, lists
 from pinstream.pinterest.client import Client
@@ -54,11 +55,6 @@ NO_ACCESS: Final = frozenset({401, 403})
 """Statuses that say nothing about the call: it may have arrived when it was sent before."""
 
 
-def wall_ms() -> int:
-    """Milliseconds since 1970."""
-    return time.time_ns() // 1_000_000
-
-
 @dataclass(frozen=True)
 class Parts:
     """What a sync works with."""
@@ -67,7 +63,7 @@ class Parts:
     warehouse: Warehouse
     client: Client
     config: Push
-    clock_ms: Callable[[], int] = wall_ms
+    clock_ms: Callable[[], int] = now_ms
     stop: asyncio.Event = field(default_factory=asyncio.Event)
     """Once set, no further chunk is begun."""
 

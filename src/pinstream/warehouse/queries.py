@@ -22,8 +22,8 @@ class Query(Struct, frozen=True):
         return await warehouse.select(self.sql, self.params)
 
 
-def max_offset(topic: str, partition: int, *, since_ms: int = 0) -> Query:
-    """One row, `newest`: the highest offset of a partition that was applied, dead letters included; None if none.
+async def newest_offset(warehouse: Warehouse, topic: str, partition: int, *, since_ms: int = 0) -> int | None:
+    """The highest offset of a partition that was applied, dead letters included; None if there is none.
 
     Rows received before `since_ms` do not count.
     """
@@ -32,10 +32,12 @@ def max_offset(topic: str, partition: int, *, since_ms: int = 0) -> Query:
     since = "k_partition = {partition:UInt16} AND received_at >= fromUnixTimestamp64Milli({since:Int64})"
     rows = f"SELECT k_offset FROM {table} WHERE {since}{own}"
     dead = f"SELECT k_offset FROM rejected WHERE {since} AND topic = {{topic:String}}"
-    return Query(
+    query = Query(
         f"SELECT maxOrNull(k_offset) AS newest FROM ({rows} UNION ALL {dead})",
         {"partition": partition, "topic": topic, "since": since_ms},
     )
+    newest: int | None = (await query.rows(warehouse))[0]["newest"]
+    return newest
 
 
 def record_counts(table: str) -> Query:
