@@ -10,6 +10,7 @@ with at most four decimals. Fields are never retyped; a new one has a default.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Annotated, Final, Literal
 
 import msgspec
@@ -186,6 +187,7 @@ _FOLD = str.maketrans("", "", "_- ")
 _BY_FOLDED: Final = {name.translate(_FOLD): name for name in STANDARD_EVENTS}
 
 
+@lru_cache(maxsize=4096)
 def canonical_name(name: str) -> str:
     """The name to store: the Conversions API's for a standard event in any spelling, else `name` trimmed."""
     return _BY_FOLDED.get(name.lower().translate(_FOLD)) or name.strip()

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pinstream.collect import intake, wire
+from pinstream.collect import intake, scrub, wire
 from pinstream.collect.scrub import MAX_LAYERS, scrub_data, scrub_text, scrub_url
 from pinstream.collect.stamp import Context
 from pinstream.event import MAX_BODY_BYTES
@@ -248,11 +248,25 @@ def _locals() -> st.SearchStrategy[str]:
 def test_no_address_survives_in_any_text(before: str, local: str, after: str) -> None:
     address = f"{local}@mail.shop.de"
     for text in (f"{before} {address}{after}", f"https://x.de/?a={quote(before)}&e={quote(address)}{after}"):
-        for scrub in (scrub_text, scrub_url):
-            assert address not in unquote(scrub(text))
+        for clean in (scrub_text, scrub_url):
+            assert address not in unquote(clean(text))
 
 
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda inner: st.lists(inner)))
 def test_scrubbing_twice_changes_nothing_more(data: Any) -> None:
     once = scrub_data(data)
     assert scrub_data(once) == once
+
+
+URL_PIECES = st.sampled_from(
+    "https:// shop.example /p/ ? & = phone tel: q em / x@y.de %40 + 4917012345678 # ; a=b &#64; &commat;".split()
+)
+
+
+@given(st.lists(URL_PIECES, max_size=12).map("".join), st.sampled_from([10, 2048]))
+def test_a_look_at_the_characters_says_nothing_that_the_long_way_does_not(text: str, limit: int) -> None:
+    short = scrub.scrub_url(text, limit), scrub.scrub_text(text, limit)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(scrub, "is_calm", lambda text: False)
+        patched.setattr(scrub, "_is_calm_url", lambda url: False)
+        assert short == (scrub.scrub_url(text, limit), scrub.scrub_text(text, limit))

@@ -36,7 +36,7 @@ def envelope(**changes: Any) -> Envelope:
 
 def stamped(raw: RawEvent, env: Envelope | None = None, ctx: Context | None = None) -> Event | Dropped:
     env, ctx = env or envelope(), ctx or context()
-    result = stamp.stamp(raw, stamp.sender(env, ctx), ctx, RANDOM)
+    result = stamp.stamp(raw, stamp.sender(env, ctx), ctx, lambda count: RANDOM[:count])
     if isinstance(result, Event):
         assert msgspec.json.decode(encode(result), type=Event) == result
     return result

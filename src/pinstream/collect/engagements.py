@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import Any, Final, get_args
 
 from pinstream.collect import identity
-from pinstream.collect.intake import Intake, Outcome, Random
+from pinstream.collect.intake import Intake, Outcome
 from pinstream.collect.scrub import scrub_text
-from pinstream.collect.stamp import RANDOM_BYTES, Context, uuid7
+from pinstream.collect.stamp import RANDOM_BYTES, Context, Random, uuid7
 from pinstream.collect.values import decode_json, integer, text, uuid
 from pinstream.collect.wire import MAX_EPIK_CHARS, MAX_SITE_CHARS, read_consent, read_user
 from pinstream.errors import Refused

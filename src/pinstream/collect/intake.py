@@ -6,18 +6,15 @@ every event becomes exactly one Outcome.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final, Literal, NamedTuple
 
 from pinstream.collect import stamp
-from pinstream.collect.stamp import Context, Dropped, Sender
+from pinstream.collect.stamp import Context, Dropped, Random, Sender
 from pinstream.collect.wire import Wire
 from pinstream.errors import Refused
 from pinstream.event import CONSENT_WITHDRAWN, EVENTS, Event, RawEvent, canonical_name, encode
 from pinstream.eventlog.contract import Record
-
-Random = Callable[[int], bytes]
-"""n -> n random bytes."""
 
 
 class Outcome(NamedTuple):
@@ -67,18 +64,24 @@ def in_part(found: Intake, missing: Sequence[Record], reason: str) -> Intake | N
 def take(wire: Wire, context: Context, random: Random) -> Intake:
     """Stamp every event of a request of a known site."""
     who = stamp.sender(wire.envelope, context)
+    withdrew = withdrawn = stamp.withdrew(who)
     outcomes: list[Outcome] = []
     records: list[Record] = []
-    for place, (event, event_id) in enumerate(zip(wire.events, wire.event_ids, strict=True)):
-        outcome, record = _take_one(event, event_id, who, context, random)
-        outcomes.append(_placed(outcome, place, wire))
-        records += [record] if record else []
+    for place, event in enumerate(wire.events):
+        outcome, record = _take_one(event, wire.event_ids[place], who, context, random)
+        outcomes.append(outcome if outcome.field != _PROPS_PATH else _placed(outcome, place, wire))
+        if record:
+            records.append(record)
+        if _withdraws(event):
+            withdrew = False  # and no second record of it
+            withdrawn = withdrawn or record is not None
     implied = None
-    if stamp.withdrew(who) and not any(_withdraws(event) for event in wire.events):
-        implied = stamp.withdrawal(who, context, "", context.now_ms, random(stamp.RANDOM_BYTES))
+    if withdrew:
+        implied = stamp.withdrawal(who, context, "", context.now_ms, random)
     if implied:
         records.append(_record(implied))
-    return Intake(outcomes, records, _cookie(wire, who, context, outcomes), implied is not None)
+    cookie = "" if withdrawn else (who.visitor or None) if records else None
+    return Intake(outcomes, records, cookie, implied is not None)
 
 
 def _take_one(
@@ -87,7 +90,7 @@ def _take_one(
     if isinstance(event, Refused):
         return Outcome(event_id, "refused", event.reason, event.field), None
     try:
-        stamped = stamp.stamp(event, who, context, random(stamp.RANDOM_BYTES))
+        stamped = stamp.stamp(event, who, context, random)
     except Refused as exc:
         return Outcome(event_id, "refused", exc.reason, exc.field), None
     if isinstance(stamped, Dropped):
@@ -100,9 +103,7 @@ _PROPS_PATH: Final = "$.props"
 
 def _placed(outcome: Outcome, place: int, wire: Wire) -> Outcome:
     """A fault that `stamp` found in props, with the event's place in a batch."""
-    if outcome.field == _PROPS_PATH and wire.batch:
-        return outcome._replace(field=f"$.events[{place}].props")
-    return outcome
+    return outcome._replace(field=f"$.events[{place}].props") if wire.batch else outcome
 
 
 def _record(event: Event) -> Record:
@@ -111,12 +112,3 @@ def _record(event: Event) -> Record:
 
 def _withdraws(event: RawEvent | Refused) -> bool:
     return isinstance(event, RawEvent) and canonical_name(event.event) == CONSENT_WITHDRAWN
-
-
-def _cookie(wire: Wire, who: Sender, context: Context, outcomes: list[Outcome]) -> str | None:
-    if stamp.withdrew(who) or any(
-        _withdraws(event) and outcome.status == "durable" for event, outcome in zip(wire.events, outcomes, strict=True)
-    ):
-        return ""
-    stored = any(outcome.status == "durable" for outcome in outcomes)
-    return who.visitor if stored and who.visitor else None

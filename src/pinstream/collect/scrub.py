@@ -46,9 +46,30 @@ _DELIMITER = re.compile(r"([?&#;/])")
 _HASHED = re.compile(r"^[0-9a-fA-F]{64}$")
 
 
+_CALM_TEXT = re.compile(r"[A-Za-z0-9 _.,;!()'*<>|~^$=/-]*+")
+_CALM_URL = re.compile(r"[A-Za-z0-9_.,!()'*~$:/?=&-]*+")
+
+
+def is_calm(text: str) -> bool:
+    """Whether a look at the characters alone shows that `scrub_text` would change nothing. Most texts are like that."""
+    return _CALM_TEXT.fullmatch(text) is not None
+
+
+def _is_calm_url(url: str) -> bool:
+    """As `is_calm`, for `scrub_url`."""
+    if not _CALM_URL.fullmatch(url) or "tel:" in url.lower():
+        return False
+    if "=" not in url:
+        return True
+    path, _, query = url.partition("?")
+    if "=" in path or "/" in query or "?" in query:
+        return False
+    return not any(map(_kind, [parameter.partition("=")[0] for parameter in query.split("&")]))
+
+
 def scrub_text(text: str, limit: int = MAX_PROPS_BYTES) -> str:
     """The first `limit` characters of `text` without plain personal data."""
-    if not _SUSPECT.search(text):
+    if is_calm(text) or not _SUSPECT.search(text):
         return text[:limit]
     if "%" in text or "://" in text or text[:1] == "?":
         text = scrub_url(text, limit)
@@ -57,6 +78,8 @@ def scrub_text(text: str, limit: int = MAX_PROPS_BYTES) -> str:
 
 def scrub_url(url: str, limit: int = MAX_PROPS_BYTES) -> str:
     """The first `limit` characters of `url` without plain personal data and credentials."""
+    if _is_calm_url(url):
+        return url[:limit]
     url = _USERINFO.sub(r"\1", _WRITTEN_AT.sub("@", url))
     parts, length = [], 0
     for part in _DELIMITER.split(url):
@@ -140,8 +163,16 @@ def count_emails(text: str) -> int:
     return len(_EMAIL.findall(text)) if "@" in text else 0
 
 
+_IP_CHARS: Final = 64  # IPv6 with a zone
+
+
 def ip_prefix(ip: str) -> str:
     """The network of an address: /24 of IPv4, /48 of IPv6; empty for anything else."""
+    return _ip_prefix(ip) if len(ip) <= _IP_CHARS else ""
+
+
+@lru_cache(maxsize=16_384)
+def _ip_prefix(ip: str) -> str:
     try:
         address: IPv4Address | IPv6Address = ip_address(ip.partition("%")[0])
     except ValueError:

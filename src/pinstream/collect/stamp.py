@@ -8,6 +8,8 @@ visitor, the hashes that say whose it is stand in (docs/decisions/0004).
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, Final, Literal, NamedTuple
 from urllib.parse import unquote_plus
 
@@ -17,7 +19,7 @@ from msgspec.structs import replace
 
 from pinstream.collect import identity
 from pinstream.collect.identity import NOBODY, Person
-from pinstream.collect.scrub import HASH_CHARS, count_emails, ip_prefix, scrub_data, scrub_text, scrub_url
+from pinstream.collect.scrub import HASH_CHARS, count_emails, ip_prefix, is_calm, scrub_data, scrub_text, scrub_url
 from pinstream.collect.values import is_uuid
 from pinstream.collect.wire import MAX_EPIK_CHARS, Envelope, pack_props, props_too_long
 from pinstream.errors import Refused
@@ -36,8 +38,11 @@ from pinstream.event import (
 )
 from pinstream.state.snapshot import Site
 
+Random = Callable[[int], bytes]
+"""n -> n random bytes."""
+
 SKEW_MS: Final = 60_000  # a client's clock that is off by less is left alone
-RANDOM_BYTES: Final = 10  # of an event id
+RANDOM_BYTES: Final = 10  # of an event id that we make
 MAX_AGENT_CHARS: Final = 512
 
 
@@ -112,10 +117,8 @@ def sender(envelope: Envelope, context: Context) -> Sender:
     )
 
 
-def stamp(raw: RawEvent, who: Sender, context: Context, random: bytes) -> Event | Dropped:
-    """The event to store, or the policy that forbids it.
-
-    `random`: RANDOM_BYTES, for the id of an event that has none.
+def stamp(raw: RawEvent, who: Sender, context: Context, random: Random) -> Event | Dropped:
+    """The event to store, or the policy that forbids it. `random` makes the id of an event that has none.
 
     Raises:
         Refused: the sender's identifiers are refused (of a withdrawal: and nothing else tells whose it is), or props
@@ -137,7 +140,7 @@ def stamp(raw: RawEvent, who: Sender, context: Context, random: bytes) -> Event 
     return _stamped(raw, who, context, random)
 
 
-def withdrawal(who: Sender, context: Context, event_id: str, time: int, random: bytes) -> Event | None:
+def withdrawal(who: Sender, context: Context, event_id: str, time: int, random: Random) -> Event | None:
     """The record that a withdrawn consent leaves: site, visitor and time; None if nobody knows the visitor.
 
     Without the visitor's own id it carries the hashes of e-mail and external id: they lead to the visitors of old.
@@ -148,7 +151,7 @@ def withdrawal(who: Sender, context: Context, event_id: str, time: int, random: 
     person = NOBODY if who.visitor else who.person
     return Event(
         event=CONSENT_WITHDRAWN,
-        event_id=scrub_text(event_id, _EVENT_ID_CHARS) or uuid7(context.now_ms, random),
+        event_id=scrub_text(event_id, _EVENT_ID_CHARS) or uuid7(context.now_ms, random(RANDOM_BYTES)),
         time=time,
         site_id=context.site.id,
         received_ms=context.now_ms,
@@ -179,6 +182,7 @@ def uuid7(now_ms: int, random: bytes) -> str:
 
 # --- one event -------------------------------------------------------------------------------------
 
+_CACHED: Final = 4096  # user agents, names and languages, which few visitors have to themselves
 _EVENT_CHARS: Final = 100
 _EVENT_ID_CHARS: Final = 256
 _URL_CHARS: Final = 2048
@@ -192,26 +196,32 @@ _ITEM_CHARS: Final = {
     "product_variant": 128,
     "product_variant_id": 128,
 }
+_NO_PROPS: Final = Raw(b"{}")
 
 
-def _stamped(raw: RawEvent, who: Sender, context: Context, random: bytes) -> Event:
+def _stamped(raw: RawEvent, who: Sender, context: Context, random: Random) -> Event:
     time, clamped = _time(raw.time, who.skew_ms, context.now_ms)
     epik = who.epik or epik_of(raw.url) or _header(context.epik_cookie)
     epik = epik if len(epik) <= MAX_EPIK_CHARS else ""
     person = who.person
+    event_id, order_id, search_query = raw.event_id, raw.order_id, raw.search_query
+    if not is_calm(event_id + order_id + search_query):
+        event_id = scrub_text(event_id, _EVENT_ID_CHARS)
+        order_id = scrub_text(order_id, _ORDER_ID_CHARS)
+        search_query = scrub_text(search_query, _SEARCH_CHARS)
     return Event(
         event=_name(raw.event),
-        event_id=scrub_text(raw.event_id, _EVENT_ID_CHARS) or uuid7(context.now_ms, random),
+        event_id=event_id or uuid7(context.now_ms, random(RANDOM_BYTES)),
         time=time,
         url=scrub_url(raw.url, _URL_CHARS),
         referrer=scrub_url(raw.referrer, _URL_CHARS),
         value=_money(raw.value),
         currency=raw.currency or context.site.currency,
-        order_id=scrub_text(raw.order_id, _ORDER_ID_CHARS),
+        order_id=order_id,
         order_quantity=raw.order_quantity,
-        search_query=scrub_text(raw.search_query, _SEARCH_CHARS),
+        search_query=search_query,
         line_items=[_line_item(item) for item in raw.line_items],
-        props=_props(raw.props),
+        props=_props(raw.props) if raw.props != _NO_PROPS else raw.props,
         site_id=context.site.id,
         received_ms=context.now_ms,
         visitor_id=identity.visitor_id(context.site.id, visitor=who.visitor, person=person, epik=epik),
@@ -225,15 +235,21 @@ def _stamped(raw: RawEvent, who: Sender, context: Context, random: bytes) -> Eve
         match_keys=person.match_keys,
         epik=epik,
         ip_prefix=ip_prefix(context.ip),
-        user_agent=_header(context.user_agent[:MAX_AGENT_CHARS])[:MAX_AGENT_CHARS],
+        user_agent=_agent(context.user_agent[:MAX_AGENT_CHARS]),
         language=first_language(context.language),
     )
 
 
 def _header(sent: str) -> str:
-    return scrub_text(sent.replace("\0", ""))
+    return scrub_text(sent.replace("\0", "")) if sent else ""
 
 
+@lru_cache(maxsize=_CACHED)
+def _agent(sent: str) -> str:
+    return _header(sent)[:MAX_AGENT_CHARS]
+
+
+@lru_cache(maxsize=_CACHED)
 def _name(sent: str) -> str:
     return scrub_text(canonical_name(sent)).strip()[:_EVENT_CHARS] or "custom"
 
@@ -252,17 +268,22 @@ def _money(value: float) -> float:
 
 
 def _line_item(item: LineItem) -> LineItem:
-    texts = {name: scrub_text(sent, limit) for name, limit in _ITEM_CHARS.items() if (sent := getattr(item, name))}
-    return replace(item, product_price=_money(item.product_price), **texts)
-
-
-_NO_PROPS: Final = b"{}"
+    price = _money(item.product_price)
+    if is_calm(
+        item.product_id
+        + item.product_name
+        + item.product_category
+        + item.product_brand
+        + item.product_variant
+        + item.product_variant_id
+    ):
+        return item if price == item.product_price else replace(item, product_price=price)
+    texts = {name: scrub_text(getattr(item, name), limit) for name, limit in _ITEM_CHARS.items()}
+    return replace(item, product_price=price, **texts)
 
 
 def _props(props: Raw) -> Raw:
     sent = bytes(props)
-    if sent == _NO_PROPS:
-        return props
     if count_emails(sent.decode()) * HASH_CHARS > MAX_PROPS_BYTES:
         raise props_too_long("$.props")  # at once: the hashes alone would be
     data: dict[str, Any] = msgspec.json.decode(sent)
@@ -275,14 +296,20 @@ _EPIK = re.compile(r"[?&#]epik=([^&#]*)")
 
 def epik_of(url: str) -> str:
     """Pinterest's click id in a landing URL, or empty."""
-    found = _EPIK.search(url)
+    found = _EPIK.search(url) if "epik=" in url else None
     return scrub_text(unquote_plus(found[1]).replace("\0", "")) if found else ""
 
 
+_LANGUAGE_HEADER_CHARS: Final = 100  # that are looked at
 _LANGUAGE = re.compile(r"^[A-Za-z0-9-]{1,35}$")
 
 
 def first_language(accepted: str) -> str:
     """The first tag of an Accept-Language header, or empty."""
+    return _first_language(accepted[:_LANGUAGE_HEADER_CHARS])
+
+
+@lru_cache(maxsize=_CACHED)
+def _first_language(accepted: str) -> str:
     tag = accepted.partition(",")[0].partition(";")[0].strip()
     return tag if _LANGUAGE.match(tag) else ""

@@ -6,16 +6,19 @@ outside of `line_items`. What nobody knows is kept in `props`.
 
 Whoever calls it gets `Refused` for a request that cannot be read or names no site; everything else that is wrong
 is part of the answer, so that one bad event never costs the others.
+
+There are two ways through: what is sent exactly as documented is decoded by msgspec in one step, bounds included
+(`_exact`); everything else, faults too, goes field by field (`parse_leniently`). Both give the same Wire.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Final, Literal, NamedTuple
+from typing import Annotated, Any, Final, Literal, NamedTuple
 
 import msgspec
-from msgspec import Raw, Struct, inspect
+from msgspec import Meta, Raw, Struct, inspect
 
 from pinstream.collect import form
 from pinstream.collect.values import (
@@ -23,6 +26,7 @@ from pinstream.collect.values import (
     decode_json,
     depth,
     integer,
+    is_uuid,
     money,
     object_or_json,
     storable,
@@ -38,6 +42,7 @@ from pinstream.event import (
     MAX_PROPS_DEPTH,
     MAX_TIME_MS,
     LineItem,
+    Millis,
     RawEvent,
 )
 
@@ -73,7 +78,7 @@ class Wire(NamedTuple):
     """A request as read."""
 
     envelope: Envelope
-    events: list[RawEvent | Refused]
+    events: Sequence[RawEvent | Refused]
     event_ids: list[str]
     """The client's id of each event, also of the refused ones if it can be read; else empty."""
     batch: bool = False
@@ -86,6 +91,11 @@ def parse(content_type: str, body: bytes) -> Wire:
     Raises:
         Refused: the body is no JSON object or form, or names no site.
     """
+    return _exact(body) or parse_leniently(content_type, body)
+
+
+def parse_leniently(content_type: str, body: bytes) -> Wire:
+    """As `parse`, field by field: every spelling, and the faults with their paths."""
     first = body.lstrip()[:1]
     if not first:
         raise Refused("empty_body", "The request has no body.")
@@ -99,6 +109,115 @@ def parse_query(query: bytes) -> Wire:
     if not query:
         raise Refused("empty_body", "The request has no query.")
     return _wire(form.parse(query))
+
+
+# --- sent exactly as documented ----------------------------------------------------------------------
+
+
+class _ExactItem(LineItem, forbid_unknown_fields=True): ...
+
+
+class _ExactEvent(RawEvent, forbid_unknown_fields=True):
+    line_items: Annotated[list[_ExactItem], Meta(max_length=MAX_LINE_ITEMS)] = []  # type: ignore[assignment]
+
+
+class _ExactSingle(_ExactEvent, kw_only=True):
+    """One event with the envelope inline."""
+
+    site: Annotated[str, Meta(min_length=1, max_length=MAX_SITE_CHARS)]
+    sent_at: Millis = 0
+    consent: Said = ""
+    visitor_id: str = ""
+    epik: Annotated[str, Meta(max_length=MAX_EPIK_CHARS)] = ""
+    user: dict[str, Any] = {}
+
+
+class _ExactBatch(Struct, kw_only=True, forbid_unknown_fields=True):
+    site: Annotated[str, Meta(min_length=1, max_length=MAX_SITE_CHARS)]
+    events: Annotated[list[_ExactEvent], Meta(min_length=1, max_length=MAX_EVENTS)]
+    sent_at: Millis = 0
+    consent: Said = ""
+    visitor_id: str = ""
+    epik: Annotated[str, Meta(max_length=MAX_EPIK_CHARS)] = ""
+    user: dict[str, Any] = {}
+
+
+_decode_single: Final = msgspec.json.Decoder(_ExactSingle).decode
+_decode_batch: Final = msgspec.json.Decoder(_ExactBatch).decode
+_NO_PROPS: Final = Raw(b"{}")
+_UUID_CHARS: Final = 36
+
+
+def _exact(body: bytes) -> Wire | None:
+    """A JSON body in which nothing has to be bent, renamed or moved; None for any other, whatever it is.
+
+    What msgspec lets through and we do not is looked at here: a NUL, blanks around a name, bytes that are no UTF-8.
+    """
+    if (b"\\" in body and b"\\u0000" in body) or not (body.isascii() or _is_utf8(body)):
+        return None
+    sent: _ExactSingle | _ExactBatch
+    try:
+        if b'"events"' in body:
+            sent = batch = _decode_batch(body)
+            events = [_plain(event) for event in batch.events]
+        else:
+            sent = _decode_single(body)
+            events = [_plain(sent)]
+        if sent.visitor_id and not (len(sent.visitor_id) == _UUID_CHARS and is_uuid(sent.visitor_id)):
+            return None
+        user = read_user(sent.user, "") if sent.user else {}
+    except (msgspec.MsgspecError, Refused, RecursionError):
+        return None
+    envelope = Envelope(
+        site=sent.site,
+        sent_at=sent.sent_at,
+        consent=sent.consent,
+        visitor_id=sent.visitor_id,
+        epik=sent.epik,
+        user=user,
+    )
+    return Wire(envelope, events, [event.event_id for event in events], isinstance(sent, _ExactBatch))
+
+
+def _plain(sent: _ExactEvent) -> RawEvent:
+    """Raises Refused for what needs a closer look."""
+    if sent.event[0].isspace() or sent.event[-1].isspace() or len(sent.currency) not in (0, 3):
+        raise Refused("bad_value", "Not as documented.")
+    return RawEvent(
+        event=sent.event,
+        event_id=sent.event_id,
+        time=sent.time,
+        url=sent.url,
+        referrer=sent.referrer,
+        value=sent.value + 0.0,  # never minus zero
+        currency=sent.currency,
+        order_id=sent.order_id,
+        order_quantity=sent.order_quantity,
+        search_query=sent.search_query,
+        line_items=[_plain_item(item) for item in sent.line_items],
+        props=sent.props if sent.props == _NO_PROPS else pack_props(an_object(decode_json(bytes(sent.props)), ""), ""),
+    )
+
+
+def _plain_item(sent: _ExactItem) -> LineItem:
+    return LineItem(
+        product_id=sent.product_id,
+        product_name=sent.product_name,
+        product_category=sent.product_category,
+        product_brand=sent.product_brand,
+        product_variant=sent.product_variant,
+        product_variant_id=sent.product_variant_id,
+        product_price=sent.product_price + 0.0,
+        product_quantity=sent.product_quantity,
+    )
+
+
+def _is_utf8(body: bytes) -> bool:
+    try:
+        body.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 # --- fields ------------------------------------------------------------------------------------------
