@@ -20,7 +20,8 @@ from pinstream.eventlog import journal_file as files
 from pinstream.eventlog import journal_mend, journal_writer
 from pinstream.eventlog.contract import Consumer, Intent, Partition, Position, Record, Stored
 from pinstream.eventlog.journal import JournalLog
-from pinstream.eventlog.journal_writer import JournalAppender, Progress, read_below
+from pinstream.eventlog.journal_trim import Progress, read_below
+from pinstream.eventlog.journal_writer import JournalAppender
 from pinstream.settings import Log as LogSettings
 
 from .place import owning, read, start

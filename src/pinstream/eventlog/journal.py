@@ -4,7 +4,7 @@ A file is a partition, of every topic (`journal_file.py`). One writer a file, wh
 appends that arrive while a commit runs share the next one (`journal_writer.py`). Any number of consumers, in
 any process; a group's position, intent and owner are one row a topic, changed in one transaction
 (`journal_reader.py`). Records that every enabled consumer has read are deleted once they are old enough, others
-never: at its size bound the journal refuses.
+never (`journal_trim.py`): at its size bound the journal refuses.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from pinstream.eventlog.contract import Bounds, Partition, Position
 from pinstream.eventlog.journal_file import journal_path, log_full, numbers, take, translated, used_by_others
 from pinstream.eventlog.journal_mend import fault_of
 from pinstream.eventlog.journal_reader import LEASE_S, JournalConsumer
+from pinstream.eventlog.journal_trim import UntilRead
 from pinstream.eventlog.journal_writer import JournalAppender
 from pinstream.settings import Log as LogSettings
 
@@ -49,7 +50,7 @@ class JournalLog:
         except OSError as exc:
             raise _unwritable(self._directory, exc) from exc
         try:
-            return JournalAppender(self._directory, lock, self._settings)
+            return JournalAppender(self._directory, lock, UntilRead(self._settings))
         except BaseException:
             lock.release()
             raise
