@@ -1,0 +1,135 @@
+"""How fast `collect` is beside its peers, what it does past its limit, and where its time goes.
+
+Real servers, real Kafka, on this machine's loopback: the server has one core, the load generator the other, Kafka
+both. docs/benchmarks.md says what is measured and how.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from loadtests.bench import collect, overload
+from loadtests.bench.parts import Fault
+
+if TYPE_CHECKING:
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Exit code 0: it ran to the end, also where a goal is missed. 1: a count does not hold, or it could not run."""
+    signal.signal(signal.SIGTERM, _terminated)
+    options = parser().parse_args(arguments)
+    command = f"scripts/bench {shlex.join(arguments)}"
+    try:
+        code: int = options.run(options, command)
+    except Fault as fault:
+        print(f"scripts/bench: {fault}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("scripts/bench: stopped", file=sys.stderr)
+        return 130
+    return code
+
+
+def parser() -> argparse.ArgumentParser:
+    """The commands and their options."""
+    made = argparse.ArgumentParser(
+        prog="scripts/bench", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    commands = made.add_subparsers(required=True, metavar="COMMAND")
+
+    one = _command(commands, "collect", _collect, "ours and its peers in turn, interleaved; medians and ratios")
+    one.add_argument("--seconds", type=_seconds, default=5.0, help="of one run (default 5)")
+    one.add_argument("--rounds", type=_count, default=3, help="of all cases (default 3)")
+    one.add_argument("--only", type=_cases, default=tuple(collect.CASES), help="cases, such as ours,nginx_204")
+
+    two = _command(commands, "overload", _overload, "three times the knee from an open loop")
+    two.add_argument("--seconds", type=_seconds, default=60.0, help="of the overload (default 60)")
+    return made
+
+
+def _command(commands: Commands, name: str, run: Callable[..., int], says: str) -> argparse.ArgumentParser:
+    made = commands.add_parser(name, help=says, description=says)
+    made.set_defaults(run=run)
+    made.add_argument("--json", action="store_true", help="end with one line of JSON")
+    made.add_argument("--write", action="store_true", help="put the table into docs/benchmarks.md")
+    made.add_argument(
+        "--set",
+        dest="settings",
+        type=_setting,
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="another setting of ours, such as collect.commit_interval_ms=2; default: as shipped",
+    )
+    return made
+
+
+def _collect(options: argparse.Namespace, command: str) -> int:
+    wanted = collect.Options(options.seconds, options.rounds, options.only, dict(options.settings))
+    outcome = collect.run(wanted)
+    shown = collect.shown(outcome)
+    print(shown, file=sys.stderr)
+    if options.write:
+        collect.write(f"{collect.circumstances(command)}\n\n{shown}", "collect")
+    return _end(options, outcome.result, outcome.faults)
+
+
+def _overload(options: argparse.Namespace, command: str) -> int:
+    outcome = overload.run(options.seconds, dict(options.settings))
+    shown = overload.shown(outcome)
+    print(shown, file=sys.stderr)
+    if options.write:
+        collect.write(f"{collect.circumstances(command)}\n\n{shown}", "overload")
+    return _end(options, outcome.result, outcome.faults)
+
+
+def _end(options: argparse.Namespace, result: dict[str, Any], faults: Sequence[str]) -> int:
+    for fault in faults:
+        print(f"scripts/bench: {fault}", file=sys.stderr)
+    if options.json:
+        print(json.dumps(result))
+    return 1 if faults else 0
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 1 <= value <= 3600:
+        raise ValueError
+    return value
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if not 1 <= value <= 100:
+        raise ValueError
+    return value
+
+
+def _cases(text: str) -> tuple[str, ...]:
+    names = tuple(text.split(","))
+    if unknown := set(names) - set(collect.CASES):
+        raise argparse.ArgumentTypeError(f"{', '.join(unknown)}: the cases are {', '.join(collect.CASES)}")
+    return names
+
+
+def _setting(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise argparse.ArgumentTypeError(f"{text}: say KEY=VALUE")
+    return key, value
+
+
+def _terminated(signum: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
