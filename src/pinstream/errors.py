@@ -84,6 +84,8 @@ class Uncertain(LogError):
     """The records may still arrive in the log, although no acknowledgement came in time."""
 
     reason = "log_uncertain"
+    parts: Sequence[tuple[Sequence[Any], Future[bool]]] = ()
+    """Where parts of the records settle on their own: each with its future. What is in no part is not in the log."""
 
     def __init__(self, detail: str, records: Sequence[Any], settled: Future[bool]) -> None:
         """`records`: those not known to be in the log; any others of the same append are.

@@ -97,7 +97,7 @@ def test_contradictory_settings_are_refused(settings: dict[str, Any], said: str)
 async def test_extra_goes_to_every_client() -> None:
     extra = {"client_id": "mine", "security_protocol": "SSL", "retry_backoff_ms": 1000}
     made = log("127.0.0.1:1", kafka_extra=extra)
-    appender = KafkaAppender(made._settings, made._client, made._topics)
+    appender = KafkaAppender(made._settings, made._client, made._topics, 1.0)
     assert appender._producer.client._client_id == "mine"
     assert appender._admin._client._ssl_context is not None
     await appender.aclose()

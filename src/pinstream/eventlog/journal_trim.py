@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-import time
 from collections.abc import Collection
 from itertools import takewhile
 from typing import Final, NamedTuple
 
+from pinstream import clock
 from pinstream.eventlog import journal_file as files
 from pinstream.settings import Log as LogSettings
 
@@ -39,7 +39,7 @@ class UntilRead:
         """See `Retention`. Up to DELETE_ROWS of each topic."""
         progress = [Progress(*row) for row in connection.execute("SELECT group_id, topic, offset FROM consumer")]
         nearly_full = room_bytes < (1 - NEARLY_FULL) * self.max_bytes
-        old_ms = time.time_ns() // 1_000_000 - int(self._settings.journal_keep_hours * 3_600_000)
+        old_ms = clock.now_ms() - int(self._settings.journal_keep_hours * 3_600_000)
         deleted = False
         for topic in files.topics(connection):
             below = read_below(progress, self._settings.consumers, topic)

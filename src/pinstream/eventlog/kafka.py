@@ -21,7 +21,7 @@ from itertools import count
 from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener, TopicPartition
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener, TopicPartition, codec
 from aiokafka import errors as kafka
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
@@ -46,6 +46,7 @@ READY_S: Final = 2.0  # for the whole of `ready`
 FRESH_S: Final = 2.0  # an acknowledgement this young is proof enough
 CLOSE_S: Final = 3.0  # for what is still open, and again for the client library
 CREATE_S: Final = 20.0  # until created topics have leaders
+LZ4_LEVEL: Final = 1  # aiokafka's own is 9: five times the CPU, the rest of appending taken together, for 3 % less
 
 # --- what aiokafka's errors mean ------------------------------------------------------------------
 
@@ -156,6 +157,10 @@ _NOISY: Final = (
 # --- the log ---------------------------------------------------------------------------------------
 
 
+class KafkaAway(SetupFault):
+    """No broker answers, or too few: what is set may be right, and Kafka fit later."""
+
+
 class KafkaLog:
     """A cluster. Of the settings it reads `kafka_...`."""
 
@@ -175,18 +180,28 @@ class KafkaLog:
             )
         for name in _NOISY:
             logging.getLogger(name).addFilter(_QUIET)
+        codec.lz4_encode.__defaults__ = (LZ4_LEVEL,)  # it offers no setting
 
-    async def appender(self) -> KafkaAppender:
-        """Connect for writing.
+    async def appender(self, *, ack_timeout_ms: int | None = None) -> KafkaAppender:
+        """Connect for writing. `ack_timeout_ms`: of one append, log.kafka_request_timeout_ms if not given.
 
         Raises:
-            SetupFault: no broker answers, a topic is missing or differs from the settings, or has too few replicas.
+            SetupFault: no broker answers or too few do (KafkaAway), or a topic is missing or differs from the settings.
             Retryable: a broker answered and then went away.
         """
         await self.check(create=self._settings.kafka_create_topics)
-        appender = KafkaAppender(self._settings, self._client, self._topics)
+        timeout_ms = ack_timeout_ms or self._settings.kafka_request_timeout_ms
+        appender = KafkaAppender(self._settings, self._client, self._topics, timeout_ms / 1000)
         await appender.start()
         return appender
+
+    def refuse(self, records: Sequence[Record]) -> None:
+        """Raise Fatal if one of the records can never be appended, as far as can be told without Kafka."""
+        for record in records:
+            if record.topic not in self._topics:
+                raise _no_topic(record)
+            if len(record.value) > MAX_VALUE_BYTES:
+                raise _too_long()
 
     async def consumer(self, group: str, topics: Sequence[str]) -> KafkaConsumer:
         """Join `group`; partitions come while polling. Raises SetupFault as `appender` does."""
@@ -272,7 +287,7 @@ class KafkaLog:
                 async with asyncio.timeout(_start_s(self._settings)):
                     await admin.start()
             except (kafka.KafkaError, OSError, TimeoutError) as exc:
-                raise SetupFault(
+                raise KafkaAway(
                     f"No Kafka answers at {self._settings.kafka_bootstrap} ({_text(exc)}). Start it, or set "
                     "log.kafka_bootstrap; for a secured one set log.kafka_extra."
                 ) from exc
@@ -349,7 +364,7 @@ class KafkaLog:
                     f"{settings.kafka_replication}. Reassign its replicas, or lower the setting."
                 )
             if each.in_sync < min_insync:
-                raise SetupFault(
+                raise KafkaAway(
                     f"Partition {each.number} of {topic} has {each.in_sync} in-sync replicas and needs {min_insync} "
                     "(min.insync.replicas): nothing would be acknowledged. Start the missing brokers."
                 )
@@ -431,11 +446,11 @@ async def _topic_numbers(
     return await _asked(timeout_s, ask)
 
 
-async def _stopped(client: Any) -> None:
-    """Close one of aiokafka's clients within CLOSE_S, whatever it waits for."""
+async def _stopped(client: Any, within_s: float = CLOSE_S) -> None:
+    """Close one of aiokafka's clients, whatever it waits for."""
     close = client.close if isinstance(client, AIOKafkaAdminClient) else client.stop
     task = asyncio.ensure_future(close())
-    _, open_ = await asyncio.wait([task], timeout=CLOSE_S)
+    _, open_ = await asyncio.wait([task], timeout=within_s)
     if open_:
         task.cancel()
         await asyncio.wait([task], timeout=1)
@@ -463,10 +478,13 @@ class _Batch:
 class KafkaAppender:
     """One idempotent producer, replaced when it can deliver no more."""
 
-    def __init__(self, settings: LogSettings, client: Mapping[str, Any], topics: Mapping[str, int]) -> None:
+    def __init__(
+        self, settings: LogSettings, client: Mapping[str, Any], topics: Mapping[str, int], ack_timeout_s: float
+    ) -> None:
         self._settings = settings
         self._client = client
         self._topics = topics
+        self._ack_timeout_s = ack_timeout_s
         self._turns = count()
         self._turn_of: dict[Partition, asyncio.Lock] = {}
         self._open: set[asyncio.Future[Any]] = set()
@@ -491,7 +509,7 @@ class KafkaAppender:
         )
 
     async def start(self) -> None:
-        """Connect. Raises SetupFault if that does not succeed in time."""
+        """Connect. Raises KafkaAway if that does not succeed in time."""
         try:
             async with asyncio.timeout(_start_s(self._settings)):
                 await self._producer.start()
@@ -499,137 +517,175 @@ class KafkaAppender:
             self._started = True
         except (kafka.KafkaError, OSError, TimeoutError) as exc:
             await self.aclose()
-            raise SetupFault(f"Kafka at {self._settings.kafka_bootstrap} takes no producer ({_text(exc)}).") from exc
+            raise KafkaAway(f"Kafka at {self._settings.kafka_bootstrap} takes no producer ({_text(exc)}).") from exc
 
     async def append(self, records: Sequence[Record]) -> None:
-        """See `contract.Appender`. Answers within twice log.kafka_request_timeout_ms."""
+        """See `contract.Appender`. Answers within the ack time-out."""
         if self._closed:
             raise Retryable("This appender is closed.")
         if not records:
             return
-        deadline = time.monotonic() + self._settings.kafka_request_timeout_ms / 1000
+        deadline = time.monotonic() + self._ack_timeout_s
         batches = self._batches(records)
-        await self._send(batches, deadline)
-        acks = [batch.ack for batch in batches if batch.ack]
-        if acks:
-            await asyncio.wait(acks, timeout=max(0.0, deadline - time.monotonic()))
-        error = self._outcome(batches)
-        if error is None:
-            self._acked_at = time.monotonic()
-        self._fault = error
-        if error is not None:
-            raise error
+        try:
+            await self._send(batches, deadline)
+            if acks := [batch.ack for batch in batches if batch.ack is not None]:
+                await asyncio.wait(acks, timeout=max(0.0, deadline - time.monotonic()))
+        finally:
+            self._leave(batches)
+        self._fault = self._outcome(batches)
+        if self._fault is not None:
+            raise self._fault
+        self._acked_at = time.monotonic()
 
     def _batches(self, records: Sequence[Record]) -> list[_Batch]:
-        done: list[_Batch] = []
-        filling: dict[Partition, _Batch] = {}
+        """The hot loop: one look-up and one call of Kafka's client for each record."""
+        made: list[_Batch] = []
+        filling: dict[str, list[_Batch | None]] = {}
         now_ms = clock.now_ms()
         for record in records:
-            partition = self._partition(record)
-            batch = filling.get(partition)
-            key = record.key.to_bytes(8, "big") if record.key else None
-            if batch is None or not batch.builder.append(key=key, value=record.value, timestamp=now_ms):
-                batch = filling[partition] = _Batch(partition, self._producer.create_batch())
-                done.append(batch)
-                if not batch.builder.append(key=key, value=record.value, timestamp=now_ms):
-                    raise Fatal(f"Kafka's client does not take a record of {len(record.value)} bytes.")
+            topic, key, value = record
+            lanes = filling.get(topic)
+            if lanes is None:
+                if topic not in self._topics:
+                    raise _no_topic(record)
+                lanes = filling[topic] = [None] * self._topics[topic]
+            number = (key or next(self._turns)) % len(lanes)
+            batch = lanes[number]
+            key_bytes = key.to_bytes(8, "big") if key else None
+            if batch is None or not batch.builder.append(timestamp=now_ms, key=key_bytes, value=value):
+                if len(value) > MAX_VALUE_BYTES:  # which no batch takes but an empty one
+                    raise _too_long()
+                batch = lanes[number] = _Batch(Partition(topic, number), self._producer.create_batch())
+                made.append(batch)
+                if not batch.builder.append(timestamp=now_ms, key=key_bytes, value=value):
+                    raise Fatal(f"Kafka's client does not take a record of {len(value)} bytes.")
             batch.records.append(record)
-        for batch in done:
+        for batch in made:
             batch.builder.close()
-        return done
-
-    def _partition(self, record: Record) -> Partition:
-        partitions = self._topics.get(record.topic)
-        if partitions is None:
-            raise Fatal(f"There is no topic {record.topic}.")
-        if len(record.value) > MAX_VALUE_BYTES:
-            raise Fatal(f"A record is larger than {MAX_VALUE_BYTES} bytes: the log never takes it.")
-        return Partition(record.topic, (record.key or next(self._turns)) % partitions)
+        return made
 
     async def _send(self, batches: Sequence[_Batch], deadline: float) -> None:
-        lanes: dict[Partition, list[_Batch]] = {}
+        """Offer each batch, those of one partition in order; after one that Kafka's client does not take, none."""
+        crowded: dict[Partition, list[_Batch]] = {}
+        refused: set[Partition] = set()
         for batch in batches:
-            lanes.setdefault(batch.partition, []).append(batch)
-        await asyncio.gather(*(self._send_lane(lane, deadline) for lane in lanes.values()))
+            partition = batch.partition
+            if partition in crowded or not self._has_room(partition):
+                crowded.setdefault(partition, []).append(batch)
+            elif partition not in refused and not await self._offer(batch):
+                refused.add(partition)
+        if crowded:
+            with contextlib.suppress(TimeoutError):  # the batches tell what came of them
+                async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+                    await asyncio.gather(*(self._send_lane(lane) for lane in crowded.values()))
 
-    async def _send_lane(self, lane: Sequence[_Batch], deadline: float) -> None:
-        """In order; after one that Kafka's client does not take, none.
+    def _has_room(self, partition: Partition) -> bool:
+        """Will Kafka's client take a batch now, without waiting for its metadata or for another batch?"""
+        turn, client = self._turn_of.get(partition), self._producer
+        return (
+            (turn is None or not turn.locked())
+            and not client._message_accumulator._batches.get(partition)
+            and partition.number in client.client.cluster._partitions.get(partition.topic, ())
+        )
 
-        One append at a time for each partition: aiokafka lets whoever comes first in, and counts the time of those
-        that wait several times over.
+    async def _send_lane(self, lane: Sequence[_Batch]) -> None:
+        """One append at a time for each partition.
+
+        aiokafka lets whoever comes first in, and counts the time of those that wait several times over.
         """
-        turn = self._turn_of.setdefault(lane[0].partition, asyncio.Lock())
-        try:
-            async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
-                await turn.acquire()
-        except TimeoutError as exc:
-            lane[0].refusal = exc
-            return
-        try:
+        async with self._turn_of.setdefault(lane[0].partition, asyncio.Lock()):
             for batch in lane:
-                if not await self._offer(batch, deadline):
+                if not await self._offer(batch):
                     return
-        finally:
-            turn.release()
 
-    async def _offer(self, batch: _Batch, deadline: float) -> bool:
-        if not self._started or time.monotonic() >= deadline:
-            batch.refusal = kafka.KafkaTimeoutError("no room in time")
+    async def _offer(self, batch: _Batch) -> bool:
+        """True if Kafka's client took it. Cancelled, it did not: nothing is awaited once the batch is in its queue."""
+        if not self._started:
+            batch.refusal = kafka.KafkaTimeoutError("its producer is being replaced")
             return False
+        topic, number = batch.partition
         try:
-            batch.ack = await self._producer.send_batch(
-                batch.builder, batch.partition.topic, partition=batch.partition.number
-            )
+            batch.ack = await self._producer.send_batch(batch.builder, topic, partition=number)
+        except AssertionError:
+            batch.refusal = kafka.UnknownTopicOrPartitionError(f"{topic} has no partition {number} any more")
+            return False
         except (kafka.KafkaError, OSError, TimeoutError) as exc:
             batch.refusal = exc
             return False
         self._open.add(batch.ack)
-        batch.ack.add_done_callback(self._closed_ack)
         return True
 
-    def _closed_ack(self, ack: asyncio.Future[Any]) -> None:
+    def _leave(self, batches: Sequence[_Batch]) -> None:
+        """An append is over: only what is still open is looked after."""
+        for batch in batches:
+            if batch.ack is None:
+                continue
+            if batch.ack.done():
+                self._close_ack(batch.ack)
+            else:
+                batch.ack.add_done_callback(self._close_ack)
+
+    def _close_ack(self, ack: asyncio.Future[Any]) -> None:
         self._open.discard(ack)
         if not ack.cancelled():
             ack.exception()  # seen, so that asyncio does not report it as forgotten
 
     def _outcome(self, batches: Sequence[_Batch]) -> LogError | None:
         """None if all is acknowledged; else the error that says exactly what is not."""
-        states = {id(batch): state_of(batch.ack, batch.refusal) for batch in batches}
-        left = [batch for batch in batches if states[id(batch)] != "durable"]
+        states = [state_of(batch.ack, batch.refusal) for batch in batches]
+        left = [batch for batch, state in zip(batches, states, strict=True) if state != "durable"]
         if not left:
             return None
         refusals = [exc for batch in left if (exc := _failure(batch)) is not None]
         if self._started and (any(map(_poisons, left)) or self._producer._sender.sender_task.done()):
             self._replace_producer()
-        records = [record for batch in left for record in batch.records]
-        if any(states[id(batch)] in ("open", "unknown") for batch in left):
-            return self._uncertain(records, left, refusals)
+        if "open" in states or "unknown" in states:
+            return self._uncertain(left, refusals)
         error = translated(refusals[0]) if refusals else Retryable("Kafka's client had no room in time.")
         if len(left) == len(batches):
             return error
         partly = Retryable(str(error))
-        partly.records = records
+        partly.records = [record for batch in left for record in batch.records]
         return partly
 
-    def _uncertain(self, records: list[Record], left: Sequence[_Batch], refusals: Sequence[BaseException]) -> Uncertain:
+    def _uncertain(self, left: Sequence[_Batch], refusals: Sequence[BaseException]) -> Uncertain:
+        """The parts settle one by one, and the whole with the last of them."""
+        records = [record for batch in left for record in batch.records]
+        parts = [(batch.records, self._later(batch.ack)) for batch in left if batch.ack is not None]
         settled: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        waiting = {batch.ack for batch in left if batch.ack is not None and not batch.ack.done()}
+
+        def look(_: object) -> None:
+            if not settled.done() and all(part.done() for _, part in parts):
+                settled.set_result(len(parts) == len(left) and all(part.result() for _, part in parts))
+
+        for _, part in parts:
+            part.add_done_callback(look)
+        why = _text(refusals[0]) if refusals else "no acknowledgement in time"
+        uncertain = Uncertain(f"Kafka may still take {len(records)} records ({why}).", records, settled)
+        uncertain.parts = parts
+        return uncertain
+
+    def _later(self, ack: asyncio.Future[Any]) -> asyncio.Future[bool]:
+        """True once it is acknowledged, False once that can no longer be learnt."""
+        settled: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._unsettled.add(settled)
         settled.add_done_callback(self._unsettled.discard)
 
         def look(_: object) -> None:
-            if settled.done() or not all(batch.ack is None or batch.ack.done() for batch in left):
-                return
-            settled.set_result(all(state_of(batch.ack, batch.refusal) == "durable" for batch in left))
+            if not settled.done():
+                settled.set_result(state_of(ack, None) == "durable")
 
-        for ack in waiting:
-            ack.add_done_callback(look)
-        look(None)
-        why = _text(refusals[0]) if refusals else "no acknowledgement in time"
-        return Uncertain(f"Kafka may still take {len(records)} records ({why}).", records, settled)
+        ack.add_done_callback(look)
+        return settled
+
+    def renew(self) -> None:
+        """Give up the connection, and what is still open on it, for another one. For a Kafka that answers others."""
+        if self._started:
+            self._replace_producer()
 
     def _replace_producer(self) -> None:
-        """A producer whose sequence is broken refuses for ever. What it still holds stays uncertain."""
+        """A producer whose sequence is broken refuses for ever. What it still holds can no longer be learnt."""
         if self._closed:
             return
         logger.warning("Kafka's producer cannot deliver any more; another one takes its place.")
@@ -638,7 +694,9 @@ class KafkaAppender:
         self._spawn(self._swap(old, self._producer))
 
     async def _swap(self, old: AIOKafkaProducer, new: AIOKafkaProducer) -> None:
+        held = set(self._unsettled)
         await _stopped(old)
+        _give_up(held)
         while not self._started:
             try:
                 async with asyncio.timeout(_start_s(self._settings)):
@@ -667,19 +725,31 @@ class KafkaAppender:
         if isinstance(self._fault, Retryable | Uncertain) and self._open:
             raise self._fault
 
-    async def aclose(self) -> None:
-        """Wait up to CLOSE_S for what is still open, then stop within as much again."""
+    async def aclose(self, *, within_s: float = CLOSE_S) -> None:
+        """Wait up to `within_s` for what is still open, then stop within as much again."""
         if self._closed:
             return
         self._closed = True
         if self._open:
-            await asyncio.wait(set(self._open), timeout=CLOSE_S)
+            await asyncio.wait(set(self._open), timeout=within_s)
         for task in list(self._tasks):
             task.cancel()
-        await asyncio.gather(_stopped(self._producer), _stopped(self._admin))
-        for settled in list(self._unsettled):
-            if not settled.done():
-                settled.set_result(False)
+        await asyncio.gather(_stopped(self._producer, within_s), _stopped(self._admin, within_s))
+        _give_up(self._unsettled)
+
+
+def _give_up(unsettled: Collection[asyncio.Future[bool]]) -> None:
+    for settled in list(unsettled):
+        if not settled.done():
+            settled.set_result(False)
+
+
+def _no_topic(record: Record) -> Fatal:
+    return Fatal(f"There is no topic {record.topic}.")
+
+
+def _too_long() -> Fatal:
+    return Fatal(f"A record is larger than {MAX_VALUE_BYTES} bytes: the log never takes it.")
 
 
 def state_of(ack: asyncio.Future[Any] | None, refusal: BaseException | None) -> str:
