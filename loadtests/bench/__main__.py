@@ -12,10 +12,11 @@ import shlex
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from loadtests.bench import collect, overload
+from loadtests.bench import collect, overload, profile
 from loadtests.bench.parts import Fault
 
 if TYPE_CHECKING:
@@ -52,6 +53,9 @@ def parser() -> argparse.ArgumentParser:
 
     two = _command(commands, "overload", _overload, "three times the knee from an open loop")
     two.add_argument("--seconds", type=_seconds, default=60.0, help="of the overload (default 60)")
+
+    three = _command(commands, "profile", _profile, "a flame graph of ours under wrk, and its busiest functions")
+    three.add_argument("--seconds", type=_seconds, default=15.0, help="of one recording; there are two (default 15)")
     return made
 
 
@@ -89,6 +93,15 @@ def _overload(options: argparse.Namespace, command: str) -> int:
     if options.write:
         collect.write(f"{collect.circumstances(command)}\n\n{shown}", "overload")
     return _end(options, outcome.result, outcome.faults)
+
+
+def _profile(options: argparse.Namespace, command: str) -> int:
+    found = profile.run(options.seconds, dict(options.settings))
+    shown = profile.shown(found)
+    print(shown, file=sys.stderr)
+    if options.write:
+        collect.write(f"{collect.circumstances(command)}\n\n{shown}", "profile")
+    return _end(options, {"functions": [asdict(each) for each in found[: profile.ROWS]]}, [])
 
 
 def _end(options: argparse.Namespace, result: dict[str, Any], faults: Sequence[str]) -> int:

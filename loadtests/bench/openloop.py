@@ -122,13 +122,16 @@ class Connection(asyncio.Protocol):
 
 
 class Load:
-    """Offers `rate` requests a second for `seconds`."""
+    """Offers `rate` requests a second for `seconds`, then waits `drain_s` at most for late answers."""
 
-    def __init__(self, port: int, requests: list[bytes], rate: float, seconds: float) -> None:
+    def __init__(
+        self, port: int, requests: list[bytes], *, rate: float, seconds: float, drain_s: float = DRAIN_S
+    ) -> None:
         self._port = port
         self._requests = requests
         self._rate = rate
         self._seconds = seconds
+        self._drain_s = drain_s
         self._connections: list[Connection] = []
         self._opening: set[asyncio.Task[None]] = set()
         self._open = True
@@ -139,14 +142,14 @@ class Load:
         self._lag_ms = array("d")
 
     async def run(self) -> dict[str, Any]:
-        """The whole offer, then DRAIN_S at most for late answers."""
+        """Offer everything; what became of it."""
         self._connections = [await self._connect() for _ in range(CONNECTIONS)]
         cpu_s, start = time.process_time(), time.perf_counter()
         self._end = start + self._seconds
         await self._offer(start)
         self.seen.seconds = time.perf_counter() - start
         self.seen.cpu_share = (time.process_time() - cpu_s) / self.seen.seconds
-        deadline = time.perf_counter() + DRAIN_S
+        deadline = time.perf_counter() + self._drain_s
         while any(each.due for each in self._connections) and time.perf_counter() < deadline:
             await asyncio.sleep(0.02)
         self._open = False
@@ -228,7 +231,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, required=True)
     parser.add_argument("--seconds", type=float, required=True)
     options = parser.parse_args()
-    load = Load(options.port, traffic.read(options.requests), options.rate, options.seconds)
+    load = Load(options.port, traffic.read(options.requests), rate=options.rate, seconds=options.seconds)
     json.dump(uvloop.run(load.run()), sys.stdout)
     print()
 
