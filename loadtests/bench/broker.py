@@ -31,10 +31,10 @@ def kafka(home: Path, version: str, where: Sequence[int]) -> Iterator[str]:
     need("java", "mvn", "taskset")
     script = str(ROOT / "scripts" / "kafka")
     start = [sys.executable, script, "start", "--dir", str(home), "--port", "0", "--version", version]
-    done = subprocess.run(pinned(where, start), stdout=subprocess.PIPE, text=True, check=False)
-    if done.returncode:
-        raise Fault(f"Kafka {version} did not start (see above).")
     try:
+        done = subprocess.run(pinned(where, start), stdout=subprocess.PIPE, text=True, check=False)
+        if done.returncode:
+            raise Fault(f"Kafka {version} did not start (see above).")
         yield done.stdout.strip()
     finally:
         subprocess.run([sys.executable, script, "stop", "--dir", str(home)], stdout=subprocess.DEVNULL, check=False)

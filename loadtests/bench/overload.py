@@ -24,12 +24,15 @@ from loadtests.bench.processes import Process, cores, pinned
 from loadtests.bench.servers import Server
 
 FACTOR: Final = 3
-RAMP: Final = (0.4, 0.55, 0.7, 0.85, 1.0, 1.15, 1.3, 1.5)
-"""Offered rates, as shares of what wrk reached."""
+FIRST: Final = 0.5
+"""The ramp's first rate, as a share of what wrk reached."""
+RISE: Final = 1.2
+STEPS: Final = 12
 STEP_S: Final = 3.0
 ENOUGH: Final = 0.9
 """The ramp ends where a smaller share of the offer than this came through."""
 SAMPLE_S: Final = 0.2
+LATE_MS: Final = 20.0
 
 
 @dataclass(frozen=True)
@@ -76,16 +79,16 @@ def knee(ours: Server, requests: Path) -> float:
     wrk.load(ours.port, requests, seconds=WARM_UP_S, core=cores()[1])
     idea = wrk.load(ours.port, requests, seconds=STEP_S, core=cores()[1]).rps
     progress(f"wrk, {wrk.CONNECTIONS} connections: {idea:,.0f} req/s")
-    best = 0.0
-    for share in RAMP:
+    best, rate = 0.0, FIRST * idea
+    for _ in range(STEPS):
         fresh(requests)
-        seen = offer(ours, requests, share * idea, STEP_S)
-        good = seen["good_in_time"] / seen["seconds"]
-        offered = seen["offered"] / seen["seconds"]
+        seen = offer(ours, requests, rate, STEP_S)
+        good, offered = seen["good_in_time"] / seen["seconds"], seen["offered"] / seen["seconds"]
         progress(f"offered {offered:>8,.0f}/s  204: {good:>8,.0f}/s  p99 {seen['p99_ms']:,.0f} ms")
         best = max(best, good)
         if good < ENOUGH * offered:
             break
+        rate *= RISE
     return best
 
 
@@ -98,8 +101,8 @@ def offer(server: Server, requests: Path, rate: float, seconds: float) -> dict[s
     if done.returncode:
         raise Fault(f"The load generator failed: {done.stderr}")
     seen: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    if seen["offered"] < 0.98 * rate * seconds:
-        progress(f"the load generator was too slow: {seen['offered'] / seen['seconds']:,.0f} of {rate:,.0f}/s")
+    if seen["lag_p99_ms"] > LATE_MS:
+        progress(f"the load generator itself was late, by {seen['lag_p99_ms']:,.0f} ms (p99): its core is too busy")
     return seen
 
 
@@ -166,6 +169,7 @@ def shown(outcome: Outcome) -> str:
         ["never sent: the connection was full or closed", f"{found['unsent']:,}"],
         ["sent, never answered", f"{found['unanswered']:,}"],
         ["204, p99 ms from when it was due", f"{found['p99_ms']:,}"],
+        ["load generator late, p99 ms", f"{outcome.seen['lag_p99_ms']:,}"],
         ["memory before, MB", f"{found['rss_mb_start']}"],
         ["memory at most, MB", f"{found['rss_mb_peak']}"],
         ["answered 204", f"{found['answered']:,}"],
