@@ -30,7 +30,7 @@ class Server:
     process: Process
     bootstrap: str = ""
     topic: str = ""
-    quiet_s: float = 0.5
+    quiet_s: float = 1.0
     """After this long without a new record all have arrived."""
 
     def records(self) -> int:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import shutil
 import subprocess
 import sys
 from array import array
@@ -19,6 +21,7 @@ from loadtests.bench.parts import Fault
 from loadtests.bench.report import Sample
 
 from pinstream.collect import wire
+from tests.kafka_broker import need_kafka
 
 ROOT = Path(__file__).parents[2]
 NOW_MS = 1_795_291_391_000
@@ -344,3 +347,17 @@ def test_help_needs_nothing() -> None:
         [sys.executable, "-m", "loadtests.bench", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert all(command in done.stdout for command in ("collect", "overload", "profile"))
+
+
+@pytest.mark.kafka
+@pytest.mark.slow
+def test_a_short_run_counts_in_kafka_what_was_answered() -> None:
+    need_kafka()
+    if not shutil.which("wrk") and os.geteuid():
+        pytest.skip("wrk is missing (apt-get install wrk).")
+    command = [sys.executable, "-m", "loadtests.bench", "collect", "--json", "--only", "ours", "--rounds", "1"]
+    done = subprocess.run([*command, "--seconds", "1"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    ours = json.loads(done.stdout.splitlines()[-1])["ours"]
+    assert 0 < ours["answered"] <= ours["in_kafka"] <= ours["answered"] + wrk.CONNECTIONS
+    assert ours["cpu_us_per_event"] > 0
