@@ -34,6 +34,9 @@ KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
 
 OF_COLLECT: Final = ("collect_kill", "collect_stop")
 """They come at any time, also while Kafka is away; the others one after the other."""
+KAFKA_START_S: Final = 8.0
+"""About how long Kafka takes to come back; collect's own faults are spread over this too."""
+KAFKA_STARTS: Final = ("kafka_kill", "kafka_stop", "kafka_restart")
 WEIGHTS: Final = {"collect_kill": 3}
 """Cards of a kind in the deck, else 1."""
 
@@ -44,6 +47,11 @@ class Fault(Struct, frozen=True):
     at_s: float
     kind: Kind
     lasts_s: float
+
+    @property
+    def over_s(self) -> float:
+        """When things are right again, about."""
+        return self.at_s + self.lasts_s + (KAFKA_START_S if self.kind in KAFKA_STARTS else 0)
 
 
 class Pace(Struct, frozen=True):
@@ -72,7 +80,7 @@ def plan(count: int, seed: int, *, kinds: Sequence[Kind] = KINDS, pace: Pace = P
         if kind not in OF_COLLECT:
             at_s, lasts_s = clock + rng.uniform(*pace.pause_s), rng.uniform(*pace.lasts_s)
             faults.append(Fault(at_s, kind, 0.0 if kind == "kafka_restart" else lasts_s))
-            clock = at_s + lasts_s
+            clock = faults[-1].over_s
     own = [kind for kind in deck[:count] if kind in OF_COLLECT]
     end_s = max(clock, len(own) * (pace.lasts_s[0] + pace.pause_s[1]))
     faults += [Fault(rng.uniform(0, end_s), kind, rng.uniform(0.1, 2.0)) for kind in own]
@@ -95,7 +103,7 @@ async def inflict(fault: Fault, parts: Parts) -> None:
         await parts.collect.kill(down_s=fault.lasts_s)
     elif kind == "collect_stop":
         await parts.collect.stop(down_s=fault.lasts_s)
-    elif kind == "kafka_stop" or kind == "kafka_restart" or kind == "kafka_kill":
+    elif kind == "kafka_stop" or kind == "kafka_restart" or kind == "kafka_kill":  # KAFKA_STARTS, for mypy
         await (kafka.kill() if kind == "kafka_kill" else kafka.stop())
         await asyncio.sleep(fault.lasts_s)
         await kafka.start()

@@ -184,12 +184,13 @@ class _Stage:
                 group.create_task(self._inflict(lane, begun))
 
     async def _inflict(self, faults: Sequence[Fault], begun: float) -> None:
-        """One after the other; what takes longer than planned delays the next."""
+        """One after the other; what takes longer than planned delays all that follow, so that pauses stay pauses."""
         for fault in faults:
             await asyncio.sleep(max(0.0, begun + fault.at_s - time.monotonic()))
             self._say(f"{fault.kind} for {fault.lasts_s:.1f} s")
             await inflict(fault, self._parts)
             self._say(f"{fault.kind} over")
+            begun += max(0.0, time.monotonic() - begun - fault.over_s)
 
     async def _progress(self) -> None:
         while True:

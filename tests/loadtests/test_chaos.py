@@ -115,7 +115,7 @@ def test_faults_of_kafka_do_not_overlap_and_pauses_are_kept() -> None:
     faults = [fault for fault in plan(40, 3, pace=Pace((1, 2), (0.5, 1))) if fault.kind not in OF_COLLECT]
     assert len(faults) > 10
     for one, other in pairwise(faults):
-        assert one.at_s + one.lasts_s + 0.5 <= other.at_s <= one.at_s + 2 + 1
+        assert one.over_s + 0.5 <= other.at_s <= one.over_s + 1
 
 
 def test_only_the_kinds_asked_for_are_dealt() -> None:
@@ -281,8 +281,8 @@ def test_quantiles() -> None:
 @pytest.mark.slow
 def test_no_answer_is_a_lie_while_processes_and_the_network_fail(tmp_path: Path) -> None:
     need_kafka()
-    kinds = "kafka_kill,acks_lost,disk_full,collect_kill"  # of them this seed deals the first two and the last
-    command = ["collect", "--kills", "3", "--quick", "--kinds", kinds, "--seed", "57", "--rate", "200", "--json"]
+    kinds = "kafka_kill,acks_lost,disk_full,collect_kill"
+    command = ["collect", "--kills", "3", "--quick", "--kinds", kinds, "--seed", "34", "--rate", "200", "--json"]
     done = subprocess.run(
         [sys.executable, "-m", "loadtests.chaos", *command, "--proxy", "own", "--dir", str(tmp_path)],
         cwd=ROOT,
@@ -294,4 +294,5 @@ def test_no_answer_is_a_lie_while_processes_and_the_network_fail(tmp_path: Path)
     assert done.returncode == 0, outcome
     assert outcome["missing"] == 0
     assert outcome["answered"] > 200
-    assert outcome["faults"] == {"kafka_kill": 1, "acks_lost": 1, "collect_kill": 1}
+    # As this seed deals them; collect is killed while Kafka is away.
+    assert outcome["faults"] == {"disk_full": 1, "kafka_kill": 1, "collect_kill": 1}
