@@ -279,9 +279,38 @@ def _role(name: str) -> None:
 
 
 @app.command()
-def collect() -> None:
-    """Role: HTTP in, durable answer out."""
-    _role("collect")
+def collect(
+    workers: Annotated[
+        int | None, typer.Option(min=1, max=64, help="Processes that share the port; default: collect.workers.")
+    ] = None,
+) -> None:
+    """Role: HTTP in, durable answer out. With several workers, SIGHUP restarts them one by one."""
+    settings = _settings()
+    count = settings.collect.workers if workers is None else workers
+    if count == 1:
+        _role("collect")
+        return
+    from pinstream.collect import workers as crew  # the workers load the rest, the process above them needs little
+
+    _run(lambda stop: crew.serve(settings, count, stop))
+
+
+@app.command("collect-worker", hidden=True)
+def collect_worker(
+    public_fd: Annotated[int, typer.Option(help="The socket that takes events.")],
+    ops_fd: Annotated[int, typer.Option(help="The socket that tells whether this process is ready.")],
+) -> None:
+    """One worker of `collect`, which starts it."""
+    import socket
+
+    from pinstream import roles
+    from pinstream.collect.server import Listeners
+    from pinstream.collect.workers import share
+
+    settings = _settings()
+    part = settings.model_copy(update={"collect": share(settings.collect)})
+    listeners = Listeners(socket.socket(fileno=public_fd), socket.socket(fileno=ops_fd))
+    _run(lambda stop: roles.collect(part, stop, listeners))
 
 
 @app.command()
@@ -323,7 +352,7 @@ def up() -> None:
     async def serve(stop: asyncio.Event) -> None:
         if not settings.pinterest.ad_account_id:
             _prefixed("up", "push is not started: set pinterest.ad_account_id and pinterest.access_token")
-        async with roles.alone(settings), supervised(roles.programs(settings), _prefixed):
+        async with roles.alone(settings), supervised(roles.programs(settings), _prefixed, stop):
             _prefixed("up", f"takes events at http://{settings.collect.host}:{settings.collect.port}/p/i")
             _prefixed("up", f"ClickHouse at {settings.warehouse.url}, metrics at port {settings.collect.ops_port}")
             await stop.wait()

@@ -17,6 +17,7 @@ from pinstream import ops, serving
 from pinstream.audiences import compile, membership, rule
 from pinstream.clock import now_ms
 from pinstream.collect import server as collect_server
+from pinstream.collect.server import Listeners
 from pinstream.errors import LogError, Misconfigured, Refused, SetupFault, StateError, WarehouseAway
 from pinstream.eventlog import open_log
 from pinstream.eventlog.contract import Consumer, Partition
@@ -27,7 +28,7 @@ from pinstream.push import sync
 from pinstream.settings import Settings
 from pinstream.state.snapshot import Snapshot
 from pinstream.state.store import PAYLOAD_KEY, Audience, Store
-from pinstream.supervisor import Program
+from pinstream.supervisor import GRACE_S, Program
 from pinstream.warehouse import migrate, queries
 from pinstream.warehouse.client import Warehouse
 from pinstream.warehouse.password import password
@@ -35,6 +36,7 @@ from pinstream.warehouse.password import password
 logger = logging.getLogger(__name__)
 
 LOOPBACK: Final = "127.0.0.1"
+COLLECT_GRACE_S: Final = 30.0  # it gives its workers 25
 
 
 @asynccontextmanager
@@ -58,9 +60,8 @@ async def open_warehouse(settings: Settings) -> AsyncIterator[Warehouse]:
         await warehouse.aclose()
 
 
-async def collect(settings: Settings, stop: asyncio.Event) -> None:
-    """HTTP in, durable answer out."""
-
+async def collect(settings: Settings, stop: asyncio.Event, listeners: Listeners | None = None) -> None:
+    """HTTP in, durable answer out. `listeners`: as one of several workers (`collect.workers`), on sockets of theirs."""
     store: Store | None = None
 
     def read_snapshot() -> Snapshot:
@@ -69,7 +70,7 @@ async def collect(settings: Settings, stop: asyncio.Event) -> None:
         store.ensure_first_site(settings.site, now_ms=now_ms())
         return store.snapshot(now_ms())
 
-    await collect_server.serve(settings, open_log(settings), read_snapshot, stop)
+    await collect_server.serve(settings, open_log(settings), read_snapshot, stop, listeners)
 
 
 async def load(settings: Settings, stop: asyncio.Event) -> None:
@@ -159,13 +160,14 @@ def programs(settings: Settings) -> list[Program]:
     found.append(program("load", ready_url=f"http://{LOOPBACK}:{settings.load.ops_port}/readyz"))
     if settings.pinterest.ad_account_id:
         found.append(program("push", ready_url=f"http://{LOOPBACK}:{settings.push.ops_port}/readyz"))
-    found.append(program("collect", ready_url=f"http://{settings.collect.ops_host}:{settings.collect.ops_port}/readyz"))
+    url = f"http://{settings.collect.ops_host}:{settings.collect.ops_port}/readyz"
+    found.append(program("collect", ready_url=url, grace_s=COLLECT_GRACE_S))
     return found
 
 
-def program(role: str, *, ready_url: str = "") -> Program:
+def program(role: str, *, ready_url: str = "", grace_s: float = GRACE_S) -> Program:
     """One role as a process of its own."""
-    return Program(role, (sys.executable, "-m", "pinstream", role), ready_url=ready_url)
+    return Program(role, (sys.executable, "-m", "pinstream", role), ready_url=ready_url, grace_s=grace_s)
 
 
 # --- one-off tasks -------------------------------------------------------------------------------

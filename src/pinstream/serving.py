@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
+import time
 from collections.abc import AsyncIterator
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from typing import Any, ClassVar, Final
@@ -16,6 +17,7 @@ from typing import Any, ClassVar, Final
 import msgspec
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.server import ServerState
 
 from pinstream.errors import SetupFault
 from pinstream.event import REASONS
@@ -25,12 +27,14 @@ MAX_FIELDS: Final = 100
 HEAD_S: Final = 10.0
 LINGER_S: Final = 1.0
 MAX_LINGERING: Final = 64  # refused connections past the bound that are read on
-_LINE_BYTES: Final = len("  HTTP/1.1\r\n\r\n")
-_FIELD_BYTES: Final = len(": \r\n")
+LINE_BYTES: Final = len("  HTTP/1.1\r\n\r\n")  # of a request line beside method and target, and of the empty line
+FIELD_BYTES: Final = len(": \r\n")  # of a field beside name and value
 
 
-def bind(host: str, port: int) -> socket.socket:
+def bind(host: str, port: int, *, shared: bool = False) -> socket.socket:
     """A listening TCP socket. `port` 0 takes any free one.
+
+    `shared`: others that say so too may have the same address, and the kernel spreads connections over them.
 
     Raises:
         SetupFault: the port is taken, or the address is not this machine's; the message says what to do.
@@ -39,6 +43,8 @@ def bind(host: str, port: int) -> socket.socket:
     # asyncio switches Nagle's algorithm off only where the protocol is named; without, an answer may wait 40 ms
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if shared:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     try:
         listener.bind((host, port))
     except OSError as exc:
@@ -111,10 +117,10 @@ class Bounded(HttpToolsProtocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         super().on_header(name, value)
-        self._count(len(name) + len(value) + _FIELD_BYTES)
+        self._count(len(name) + len(value) + FIELD_BYTES)
 
     def on_headers_complete(self) -> None:
-        self._count(len(self.parser.get_method()) + _LINE_BYTES)
+        self._count(len(self.parser.get_method()) + LINE_BYTES)
         self._head_open, self._body_open = False, True
         self._stop_clock()
         super().on_headers_complete()
@@ -178,20 +184,59 @@ class Bounded(HttpToolsProtocol):
         self.loop.call_later(LINGER_S, self.transport.close)
 
 
+class State(ServerState):
+    """What the connections of a server share; a protocol finds it as `self.server_state`."""
+
+    draining = False
+    """Set when no more connections are taken: whatever is answered from now on says `Connection: close`, and closes."""
+
+
 class _Server(uvicorn.Server):
-    """A uvicorn server that leaves signals to the process it lives in."""
+    """A uvicorn server that leaves signals to the process it lives in, and ends in two steps.
+
+    It stops accepting and says `Connection: close` in what it answers. After `idle_grace_s` it closes what is idle:
+    sooner, a request might be on its way, and would be lost.
+    """
+
+    def __init__(self, config: uvicorn.Config, idle_grace_s: float) -> None:
+        super().__init__(config)
+        self.server_state = self._state = State()
+        self._idle_grace_s = idle_grace_s
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for server in self.servers:
+            server.close()
+        for listener in sockets or []:
+            listener.close()
+        state = self._state
+        state.draining = True
+        state.default_headers = [*state.default_headers, (b"connection", b"close")]
+        deadline = time.monotonic() + self._idle_grace_s
+        while state.connections and time.monotonic() < deadline:  # noqa: ASYNC110  uvicorn tells nobody
+            await asyncio.sleep(0.02)
+        await super().shutdown(sockets)  # idle connections are closed, running requests get their time
 
     def capture_signals(self) -> AbstractContextManager[None]:  # type: ignore[override]
         return nullcontext()
 
 
 @asynccontextmanager
-async def serving(app: Any, host: str, port: int, **config: Any) -> AsyncIterator[int]:
+async def serving(
+    app: Any,
+    host: str,
+    port: int,
+    *,
+    listener: socket.socket | None = None,
+    idle_grace_s: float = 0,
+    **config: Any,
+) -> AsyncIterator[int]:
     """Serve `app` while the block runs; gives the port. At the end running requests get up to 10 s to finish.
 
-    `config` goes to `uvicorn.Config`.
+    `listener`: take connections from this one instead of binding one. It is closed when the end begins; connections
+    that wait in its queue are not lost if another process has it open too.
+    `idle_grace_s`: how long connections without a request stay open at the end. `config` goes to `uvicorn.Config`.
     """
-    listener = bind(host, port)
+    listener = listener or bind(host, port)
     options = {
         "log_config": None,
         "access_log": False,
@@ -200,7 +245,8 @@ async def serving(app: Any, host: str, port: int, **config: Any) -> AsyncIterato
         "http": Bounded,
         **config,
     }
-    server = _Server(uvicorn.Config(app, **options))
+    bound = int(listener.getsockname()[1])
+    server = _Server(uvicorn.Config(app, **options), idle_grace_s)
     task = asyncio.create_task(server.serve(sockets=[listener]), name=f"http {host}:{port}")
     try:
         while not server.started:
@@ -208,7 +254,7 @@ async def serving(app: Any, host: str, port: int, **config: Any) -> AsyncIterato
                 task.result()
                 raise SetupFault(f"The HTTP server on {host}:{port} did not start.")
             await asyncio.sleep(0.01)
-        yield int(listener.getsockname()[1])
+        yield bound
     finally:
         server.should_exit = True
         await task

@@ -32,6 +32,9 @@ class Collect(_Section):
 
     host: str = Field("127.0.0.1", description="Address of the public port.")
     port: int = Field(8080, ge=1, le=65_535, description="Public port: tag, events, pixel.")
+    workers: int = Field(
+        1, ge=1, le=64, description="Processes that share the port. Limits below are for all of them together."
+    )
     ops_host: str = Field("127.0.0.1", description="Address of the operations port; keep it private.")
     ops_port: int = Field(9080, ge=1, le=65_535, description="Operations port: /readyz and /metrics.")
     commit_interval_ms: int = Field(5, ge=0, le=1000, description="How long a group of events waits for company.")

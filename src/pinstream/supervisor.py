@@ -1,7 +1,7 @@
 """Several processes of pinstream under one: readable, prefixed logs; what dies is started again; an orderly end.
 
 All start at once, for each waits by itself for what it needs; stopping goes through the list from its end, so that
-writers stop before what they write to.
+writers stop before what they write to. One program can be put in another's place while both run (`replace`).
 """
 
 from __future__ import annotations
@@ -10,11 +10,13 @@ import asyncio
 import ctypes
 import logging
 import os
+import re
 import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from msgspec import Struct
@@ -27,6 +29,7 @@ READY_S = 60.0
 GRACE_S = 20.0
 MAX_LINE_BYTES = 16_384
 """Of a log line; a longer one is cut into pieces."""
+MAX_ANSWER_BYTES = 65_536
 BACKOFF_S = (0.5, 1.0, 2.0, 5.0, 10.0)
 STEADY_S = 30.0
 """A process that ran this long is not in a crash loop: its next restart is quick again."""
@@ -43,6 +46,12 @@ class Program(Struct, frozen=True):
     env: Mapping[str, str] = {}
     ready_url: str = ""
     """An http URL that answers 200 once the process can work; empty = ready at once."""
+    fds: Sequence[int] = ()
+    """Open files that it inherits under the same numbers."""
+    relayed: bool = True
+    """Its lines go to `emit`; else it writes where this process writes, also after this one was killed."""
+    grace_s: float = GRACE_S
+    """From SIGTERM to SIGKILL."""
 
 
 class Running(Struct):
@@ -51,8 +60,14 @@ class Running(Struct):
     program: Program
     process: asyncio.subprocess.Process | None = None
     restarts: int = 0
-    stopping: bool = False
     keeper: asyncio.Task[None] | None = None
+    end: asyncio.Task[None] | None = None
+    """Set once it is being stopped."""
+
+    @property
+    def pid(self) -> int | None:
+        """Its process id, None while it does not run."""
+        return self.process.pid if self.process and self.process.returncode is None else None
 
 
 class Supervisor:
@@ -65,19 +80,22 @@ class Supervisor:
     @property
     def pids(self) -> dict[str, int]:
         """Process ids by name, of those that run now."""
-        return {
-            each.program.name: each.process.pid
-            for each in self._all
-            if each.process and each.process.returncode is None
-        }
+        return {each.program.name: each.pid for each in self._all if each.pid is not None}
+
+    @property
+    def running(self) -> Sequence[Running]:
+        """Every program as it stands now, those on their way out included."""
+        return tuple(self._all)
 
     @property
     def restarts(self) -> dict[str, int]:
         """How often each program was started again."""
         return {each.program.name: each.restarts for each in self._all}
 
-    async def start(self) -> None:
+    async def start(self, stop: asyncio.Event | None = None) -> None:
         """Start all, and wait until they are ready, READY_S at most: one that is not may only wait for another machine.
+
+        Does not wait any longer once `stop` is set.
 
         Raises:
             SetupFault: one ended; its last line says why.
@@ -86,31 +104,56 @@ class Supervisor:
             await self._spawn(each)
         deadline = time.monotonic() + READY_S
         for each in self._all:
-            await self._until_ready(each, deadline)
-            each.keeper = asyncio.create_task(self._keep(each), name=f"keep {each.program.name}")
+            if not await self._is_ready(each, deadline, stop or asyncio.Event()):
+                url = each.program.ready_url
+                self._emit(each.program.name, f"is not ready after {READY_S:.0f} s, see {url}; going on")
+            self._keep(each)
 
-    async def stop(self) -> None:
-        """Stop all in reverse order: SIGTERM, then SIGKILL after GRACE_S."""
+    async def replace(self, name: str, program: Program) -> None:
+        """Put `program` in the place of the one called `name`, which is stopped once its successor is ready.
+
+        Raises:
+            SetupFault: the successor ended, or was not ready within READY_S. The old one goes on.
+        """
+        (old,) = (each for each in self._all if each.program.name == name)
+        new = Running(program)
+        self._all.append(new)
+        try:
+            await self._spawn(new)
+            if not await self._is_ready(new, time.monotonic() + READY_S, asyncio.Event()):
+                raise SetupFault(f"{program.name} was not ready after {READY_S:.0f} s: {name} goes on in its place.")
+        except SetupFault:
+            await _stopped(new)
+            self._all.remove(new)
+            raise
+        self._keep(new)
+        await _stopped(old)
+        self._all.remove(old)
+
+    async def stop(self, *, at_once: bool = False) -> None:
+        """Stop all in reverse order, or `at_once`: SIGTERM, then SIGKILL after their grace."""
+        if at_once:
+            await asyncio.gather(*map(_stopped, self._all))
         for each in reversed(self._all):
-            each.stopping = True
-            if each.keeper:
-                each.keeper.cancel()
-            await _end(each)
+            await _stopped(each)
 
     async def _spawn(self, each: Running) -> None:
+        pipe = asyncio.subprocess.PIPE if each.program.relayed else None
         try:
             each.process = await asyncio.create_subprocess_exec(
                 *each.program.argv,
                 env={**os.environ, **each.program.env},
                 stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.STDOUT,
+                stdout=pipe,
+                stderr=pipe and asyncio.subprocess.STDOUT,
+                pass_fds=each.program.fds,
                 preexec_fn=_die_with_parent,
                 start_new_session=True,
             )
         except OSError as exc:
             raise SetupFault(f"Cannot start {each.program.argv[0]}: {exc.strerror}.") from exc
-        asyncio.create_task(self._relay(each.program.name, each.process), name=f"log {each.program.name}")  # noqa: RUF006
+        if pipe:
+            asyncio.create_task(self._relay(each.program.name, each.process), name=f"log {each.program.name}")  # noqa: RUF006
 
     async def _relay(self, name: str, process: asyncio.subprocess.Process) -> None:
         assert process.stdout is not None  # noqa: S101  narrows the type: it is a pipe
@@ -129,24 +172,26 @@ class Supervisor:
         for start in range(0, len(line) or 1, MAX_LINE_BYTES):
             self._emit(name, line[start : start + MAX_LINE_BYTES].decode(errors="replace").rstrip())
 
-    async def _until_ready(self, each: Running, deadline: float) -> None:
-        while time.monotonic() < deadline:
-            if each.process is None or each.process.returncode is not None:
+    async def _is_ready(self, each: Running, deadline: float, stop: asyncio.Event) -> bool:
+        """Wait for that until `deadline`. Raises SetupFault if it ends before."""
+        while time.monotonic() < deadline and not stop.is_set():
+            if each.pid is None:
                 await asyncio.sleep(0.1)  # let its last words through
                 raise SetupFault(f"{each.program.name} ended at start; its lines above say why.")
             if not each.program.ready_url or await answers_ok(each.program.ready_url):
-                return
+                return True
             await asyncio.sleep(0.05)
-        self._emit(each.program.name, f"is not ready after {READY_S:.0f} s, see {each.program.ready_url}; going on")
+        return stop.is_set()
 
-    async def _keep(self, each: Running) -> None:
+    def _keep(self, each: Running) -> None:
+        each.keeper = asyncio.create_task(self._revive(each), name=f"keep {each.program.name}")
+
+    async def _revive(self, each: Running) -> None:
         """Start it again whenever it ends."""
         failures = 0
         while each.process:
             started = time.monotonic()
             code = await each.process.wait()
-            if each.stopping:
-                return
             failures = 0 if time.monotonic() - started > STEADY_S else failures + 1
             pause = BACKOFF_S[min(failures, len(BACKOFF_S)) - 1] if failures else BACKOFF_S[0]
             self._emit(each.program.name, f"ended ({_how(code)}); starting it again in {pause:g} s")
@@ -159,25 +204,38 @@ class Supervisor:
 
 
 @asynccontextmanager
-async def supervised(programs: Sequence[Program], emit: Emit) -> AsyncIterator[Supervisor]:
-    """Run `programs` while the block runs."""
+async def supervised(
+    programs: Sequence[Program], emit: Emit, stop: asyncio.Event | None = None
+) -> AsyncIterator[Supervisor]:
+    """Run `programs` while the block runs, which begins once they are ready or `stop` is set (`Supervisor.start`)."""
     supervisor = Supervisor(programs, emit)
     try:
-        await supervisor.start()
+        await supervisor.start(stop)
         yield supervisor
     finally:
         await supervisor.stop()
 
 
+async def _stopped(each: Running) -> None:
+    """Stop it, and wait until it has. Only one SIGTERM is sent, for a second one means haste."""
+    if each.end is None:
+        if each.keeper:
+            each.keeper.cancel()
+        each.end = asyncio.create_task(_end(each), name=f"end {each.program.name}")
+    await asyncio.shield(each.end)
+
+
 async def _end(each: Running) -> None:
+    if each.keeper:
+        await asyncio.wait([each.keeper])  # it may be starting the process at this very moment
     process = each.process
     if process is None or process.returncode is not None:
         return
     process.terminate()
     try:
-        await asyncio.wait_for(process.wait(), GRACE_S)
+        await asyncio.wait_for(process.wait(), each.program.grace_s)
     except TimeoutError:
-        logger.warning("%s did not stop within %.0f s and was killed", each.program.name, GRACE_S)
+        logger.warning("%s did not stop within %.0f s and was killed", each.program.name, each.program.grace_s)
         process.kill()
         await process.wait()
 
@@ -193,21 +251,36 @@ def _die_with_parent() -> None:
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
 
 
+class Fetched(NamedTuple):
+    """An answer to GET."""
+
+    status: int
+    body: bytes
+
+
 async def answers_ok(url: str) -> bool:
     """Does this http URL of our own answer 200 within a second?"""
+    answer = await fetched(url)
+    return answer is not None and answer.status == 200
+
+
+async def fetched(url: str) -> Fetched | None:
+    """What this http URL of our own answers within a second, up to MAX_ANSWER_BYTES; None if nothing."""
     try:
-        return await asyncio.wait_for(_get(url), 1.0) == 200
-    except (OSError, TimeoutError, ValueError, asyncio.IncompleteReadError):
-        return False
+        return await asyncio.wait_for(_get(url), 1.0)
+    except (OSError, TimeoutError, ValueError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+        return None
 
 
-async def _get(url: str) -> int:
+async def _get(url: str) -> Fetched:
     parts = urlsplit(url)
     reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
     try:
         writer.write(f"GET {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\nConnection: close\r\n\r\n".encode())
-        status_line = await reader.readuntil(b"\r\n")
-        return int(status_line.split()[1])
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = re.search(rb"(?im)^content-length: *(\d+)", head)
+        body = await reader.readexactly(min(int(length[1]), MAX_ANSWER_BYTES)) if length else b""
+        return Fetched(int(head.split()[1]), body)
     finally:
         writer.close()
 

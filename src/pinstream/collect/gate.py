@@ -30,6 +30,7 @@ MAX_AGENT_CHARS: Final = 512
 MAX_KEY_CHARS: Final = 256
 MAX_FORWARDED: Final = 20  # addresses of X-Forwarded-For that are looked at
 NULL_ORIGIN: Final = "null"
+AGE_EVERY_S: Final = 1.0
 
 ReadSnapshot = Callable[[], Snapshot]
 """Reads the state database; may block. Raises StateError while it is away."""
@@ -157,12 +158,11 @@ async def first_snapshot(read: ReadSnapshot, path: Path) -> Snapshot:
         return kept
 
 
-async def keep_fresh(gate: Gate, read: ReadSnapshot, path: Path, every_s: float, clock: Callable[[], int]) -> None:
+async def keep_fresh(gate: Gate, read: ReadSnapshot, path: Path, every_s: float) -> None:
     """Read the snapshot again and again until cancelled; the last good one stays in force while that fails.
 
     Nothing else ends it: a process that goes on with the sites and suppressions of long ago looks healthy.
     """
-    metrics.SNAPSHOT_AGE_S.set_function(lambda: max(0, clock() - gate.snapshot.taken_ms) / 1000)
     away = False
     while True:
         await asyncio.sleep(every_s)
@@ -177,6 +177,13 @@ async def keep_fresh(gate: Gate, read: ReadSnapshot, path: Path, every_s: float,
             if not away:
                 logger.exception("The sites cannot be read for a reason nobody foresaw, going on with those known.")
             away = True
+
+
+async def tell_age(gate: Gate, clock: Callable[[], int]) -> None:
+    """Export the age of the snapshot in force until cancelled. Not part of the refreshing, which may hang."""
+    while True:
+        metrics.SNAPSHOT_AGE_S.set(max(0, clock() - gate.snapshot.taken_ms) / 1000)
+        await asyncio.sleep(AGE_EVERY_S)
 
 
 async def _read_and_keep(read: ReadSnapshot, path: Path) -> Snapshot:

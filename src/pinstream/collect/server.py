@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import resource
+import socket
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from typing import Final
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Final, NamedTuple
 
 from pinstream import ops
 from pinstream.clock import now_ms
 from pinstream.collect.app import build
 from pinstream.collect.commit import Committer
-from pinstream.collect.gate import Gate, ReadSnapshot, first_snapshot, keep_fresh
+from pinstream.collect.gate import Gate, ReadSnapshot, first_snapshot, keep_fresh, tell_age
 from pinstream.errors import Retryable
 from pinstream.eventlog.contract import Log
 from pinstream.serving import Bounded, serving
@@ -22,13 +23,28 @@ from pinstream.settings import Settings
 logger = logging.getLogger(__name__)
 
 KEEP_ALIVE_S: Final = 20
+IDLE_GRACE_S: Final = 2.0  # a proxy that keeps connections uses each of them again within this time, or may lose it
 RESERVED_FILES: Final = 128  # files that are no connections of the public port
 
 
-async def serve(settings: Settings, log: Log, read_snapshot: ReadSnapshot, stop: asyncio.Event | None = None) -> None:
-    """Answer requests until `stop` is set or this task is cancelled.
+class Listeners(NamedTuple):
+    """Sockets that were opened by somebody else."""
 
-    Then: no new connections, running requests finish, the last group is appended, the log is closed.
+    public: socket.socket
+    ops: socket.socket
+
+
+async def serve(
+    settings: Settings,
+    log: Log,
+    read_snapshot: ReadSnapshot,
+    stop: asyncio.Event | None = None,
+    listeners: Listeners | None = None,
+) -> None:
+    """Answer requests until `stop` is set or this task is cancelled. `listeners`: used instead of the settings' ports.
+
+    Then: no new connections, running requests finish, idle connections end, the last group is appended, the log is
+    closed.
 
     Raises:
         SetupFault: a port is taken, or the log or the data folder cannot be used.
@@ -49,7 +65,9 @@ async def serve(settings: Settings, log: Log, read_snapshot: ReadSnapshot, stop:
             committer.check()
             await appender.ready()
 
-        await stack.enter_async_context(ops.serve(settings.collect.ops_host, settings.collect.ops_port, ready))
+        await stack.enter_async_context(
+            ops.serve(settings.collect.ops_host, settings.collect.ops_port, ready, listener=listeners and listeners.ops)
+        )
         await stack.enter_async_context(_fresh(gate, read_snapshot, settings))
         app = build(gate, committer, settings.collect, now_ms)
         options = {"proxy_headers": False, "timeout_keep_alive": KEEP_ALIVE_S, "date_header": False}
@@ -58,6 +76,8 @@ async def serve(settings: Settings, log: Log, read_snapshot: ReadSnapshot, stop:
                 app,
                 settings.collect.host,
                 settings.collect.port,
+                listener=listeners and listeners.public,
+                idle_grace_s=IDLE_GRACE_S,
                 http=public(connections_possible(settings.collect.max_connections)),
                 ws="none",
                 lifespan="off",
@@ -94,12 +114,15 @@ def connections_possible(wanted: int) -> int:
 
 @asynccontextmanager
 async def _fresh(gate: Gate, read: ReadSnapshot, settings: Settings) -> AsyncIterator[None]:
-    """Keep the gate's snapshot fresh while the block runs."""
+    """Keep the gate's snapshot fresh, and its age told, while the block runs."""
     every_s = settings.collect.snapshot_refresh_s
-    task = asyncio.create_task(keep_fresh(gate, read, settings.snapshot_file, every_s, now_ms), name="snapshot")
+    tasks = (
+        asyncio.create_task(keep_fresh(gate, read, settings.snapshot_file, every_s), name="snapshot"),
+        asyncio.create_task(tell_age(gate, now_ms), name="snapshot age"),
+    )
     try:
         yield
     finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 import httpx
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from pinstream import roles, serving
 from pinstream import settings as settings_module
@@ -114,7 +114,7 @@ async def stack(data_dir: Path, emit: Emit) -> AsyncIterator[Stack]:
         site, audience_id = await asyncio.to_thread(_seed, store, shop_url)
         programs = [_fake_pinterest(ports["pinterest"], data_dir), *roles.programs(settings)]
         environment = {"PINSTREAM_CONFIG": str(config_file)}
-        with_config = [Program(each.name, each.argv, environment, each.ready_url) for each in programs]
+        with_config = [structs.replace(each, env=environment) for each in programs]
         async with (
             supervised(with_config, emit) as supervisor,
             shop.serve("127.0.0.1", ports["shop"], collect_url, TAG_ID),

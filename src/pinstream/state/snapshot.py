@@ -66,7 +66,7 @@ class Snapshot(Struct, frozen=True, kw_only=True):
 def save(snapshot: Snapshot, path: Path) -> None:
     """Replace the file at `path` in one step, durably, readable by this user only."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".new")
+    draft = path.with_name(f"{path.name}.{os.getpid()}")  # other workers keep theirs at the same time
     with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
         file.write(msgspec.json.encode(snapshot))
         file.flush()
