@@ -16,12 +16,14 @@ import msgspec
 from pinstream.clock import now_ms
 from pinstream.collect.app import build
 from pinstream.collect.commit import Committer
+from pinstream.collect.edge import Edge
 from pinstream.collect.gate import Gate
+from pinstream.collect.protocol import Hot
 from pinstream.collect.server import public
 from pinstream.event import TOPICS
 from pinstream.eventlog.contract import Appender
 from pinstream.eventlog.journal import JournalLog
-from pinstream.serving import serving
+from pinstream.serving import Bounded, serving
 from pinstream.settings import Collect, Log
 from pinstream.state.snapshot import Key, Site, Snapshot
 
@@ -84,6 +86,16 @@ async def _read_all(consumer: Any, topic: str) -> list[dict[str, Any]]:
     return found
 
 
+def as_starlette(protocol: type[Hot]) -> type[Bounded]:
+    """The same port without the hot path."""
+
+    class Public(Bounded):
+        max_connections = protocol.max_connections
+        headers_of_refusals = protocol.headers_of_refusals
+
+    return Public
+
+
 @asynccontextmanager
 async def running(
     folder: Path,
@@ -92,21 +104,24 @@ async def running(
     settings: Collect | None = None,
     appender: Appender | None = None,
     clock: Callable[[], int] = now_ms,
+    hot: bool = True,
 ) -> AsyncIterator[Running]:
-    """An edge in front of a journal in `folder`, or of `appender`."""
+    """An edge in front of a journal in `folder`, or of `appender`. Not `hot`: every request goes through Starlette."""
     settings = settings or Collect(commit_interval_ms=1)
     log = appender or await JournalLog(folder, Log()).appender()
     committer = Committer(log, settings)
     committer.start()
-    app = build(Gate(snapshot), committer, settings, clock)
+    edge = Edge(Gate(snapshot), committer, settings, clock)
+    protocol = public(edge, committer, settings)
     options: dict[str, Any] = {
-        "http": public(settings.max_connections),
+        "http": protocol if hot else as_starlette(protocol),
         "ws": "none",
         "lifespan": "off",
         "proxy_headers": False,
+        "date_header": False,
     }
     try:
-        async with serving(app, "127.0.0.1", 0, **options) as port:
+        async with serving(build(edge, committer, settings), "127.0.0.1", 0, **options) as port:
             yield Running(f"http://127.0.0.1:{port}", folder)
     finally:
         await committer.aclose()

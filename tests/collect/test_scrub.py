@@ -258,9 +258,9 @@ def test_scrubbing_twice_changes_nothing_more(data: Any) -> None:
     assert scrub_data(once) == once
 
 
-URL_PIECES = st.sampled_from(
-    "https:// shop.example /p/ ? & = phone tel: q em / x@y.de %40 + 4917012345678 # ; a=b &#64; &commat;".split()
-)
+SIGNS = ["?", "&", "=", "/", "%40", "+", "#", ";", "&#64;", "&commat;"]
+WORDS = ["https://", "shop.example", "/p/", "phone", "tel:", "q", "em", "x@y.de", "4917012345678", "a=b"]
+URL_PIECES = st.sampled_from([*SIGNS, *WORDS])
 
 
 @given(st.lists(URL_PIECES, max_size=12).map("".join), st.sampled_from([10, 2048]))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
+from http import HTTPStatus
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -35,6 +37,8 @@ class Answer(NamedTuple):
     body: bytes = b""
     mirror: bool = True
     """Whether a known origin may read it with cookies."""
+    cookie: str = ""
+    """A Set-Cookie header to send."""
 
 
 NO_CONTENT: Final = Answer(204, [])
@@ -42,6 +46,8 @@ NO_CONTENT: Final = Answer(204, [])
 
 def of_outcomes(outcomes: Sequence[Outcome]) -> Answer:
     """204 all durable, 200 all dropped, 400 all refused (403 for a site or origin), else 207 with a line each."""
+    if len(outcomes) == 1 and outcomes[0].status == "durable":
+        return NO_CONTENT
     kinds = {outcome.status for outcome in outcomes}
     if kinds == {"durable"}:
         return NO_CONTENT
@@ -78,7 +84,8 @@ def as_pixel(answer: Answer) -> Answer:
     headers = [header for header in answer.headers if header[0] != "Content-Type"]
     if answer.status >= 400:
         headers.append(("X-Pinstream-Refused", msgspec.json.decode(answer.body)["reason"]))
-    return Answer(status, [*headers, ("Content-Type", "image/gif"), ("Cache-Control", "no-store")], GIF, answer.mirror)
+    headers += [("Content-Type", "image/gif"), ("Cache-Control", "no-store")]
+    return answer._replace(status=status, headers=headers, body=GIF)
 
 
 def _refusal(reason: str, field: str, outcomes: Sequence[Outcome]) -> Answer:
@@ -114,18 +121,22 @@ FAULT: Final = _json(
 
 # --- CORS and cookies ------------------------------------------------------------------------------
 
-_EXPOSED: Final = ("Access-Control-Expose-Headers", "Retry-After, X-Pinstream-Dropped")
-_VARY: Final = ("Vary", "Origin")
+_CORS: Final = b"vary: Origin\r\naccess-control-expose-headers: Retry-After, X-Pinstream-Dropped\r\n"
+_MAX_ORIGIN_CHARS: Final = 512
 
 
-def cors(origin: str | None, *, known: bool) -> Headers:
-    """The headers for an answer to this Origin; `known`: it may read answers with its cookies."""
-    if not origin or not known:
-        return [("Access-Control-Allow-Origin", "*"), _VARY, _EXPOSED]
-    if origin == NULL_ORIGIN:
-        return [("Access-Control-Allow-Origin", NULL_ORIGIN), _VARY, _EXPOSED]
-    mirrored = [("Access-Control-Allow-Origin", origin), ("Access-Control-Allow-Credentials", "true")]
-    return [*mirrored, _VARY, _EXPOSED]
+def cors(origin: str | None, *, known: bool) -> bytes:
+    """The header lines for an answer to this Origin; `known`: it may read answers with its cookies."""
+    if not origin or not known or len(origin) > _MAX_ORIGIN_CHARS:
+        return b"access-control-allow-origin: *\r\n" + _CORS
+    return _mirrored(origin)
+
+
+@lru_cache(maxsize=1024)
+def _mirrored(origin: str) -> bytes:
+    allowed = b"access-control-allow-origin: %b\r\n" % origin.encode("latin-1")
+    with_cookies = b"" if origin == NULL_ORIGIN else b"access-control-allow-credentials: true\r\n"
+    return allowed + with_cookies + _CORS
 
 
 PREFLIGHT: Final = Answer(
@@ -138,8 +149,41 @@ PREFLIGHT: Final = Answer(
 )
 
 
-def set_cookie(visitor: str, site: Site) -> tuple[str, str]:
-    """The header that sets the visitor's cookie, or expires it if `visitor` is empty. The tag can read it."""
+def cookie(visitor: str, site: Site) -> str:
+    """The Set-Cookie header with the visitor's id, or an expired one if `visitor` is empty. The tag can read it."""
     age = COOKIE_S if visitor else 0
     domain = f"; Domain={site.cookie_domain}" if site.cookie_domain else ""
-    return "Set-Cookie", f"{COOKIE}={visitor}; Max-Age={age}; Path=/{domain}; SameSite=Lax; Secure"
+    return f"{COOKIE}={visitor}; Max-Age={age}; Path=/{domain}; SameSite=Lax; Secure"
+
+
+# --- bytes -----------------------------------------------------------------------------------------
+
+_NO_BODY: Final = (204, 304)
+
+
+def head_lines(answer: Answer, cors: bytes) -> bytes:
+    """The header lines of an answer, each with its line end, without the status line and the empty line."""
+    lines = [f"{name.lower()}: {value}\r\n" for name, value in answer.headers]
+    if answer.cookie:
+        lines.append(f"set-cookie: {answer.cookie}\r\n")
+    length = b"" if answer.status in _NO_BODY else b"content-length: %d\r\n" % len(answer.body)
+    return "".join(lines).encode("latin-1") + cors + length
+
+
+_STATUS_LINES: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
+
+
+def to_bytes(answer: Answer, cors: bytes, *, keep_alive: bool, with_body: bool = True) -> bytes:
+    """An answer as HTTP/1.1 sends it. `with_body` is False for HEAD."""
+    if answer.status == 204 and not answer.headers and keep_alive:
+        sets = b"set-cookie: %b\r\n" % answer.cookie.encode("latin-1") if answer.cookie else b""
+        return b"HTTP/1.1 204 No Content\r\n" + sets + cors + b"\r\n"
+    lines = head_lines(answer, cors)
+    if not keep_alive and b"connection: close\r\n" not in lines:
+        lines += b"connection: close\r\n"
+    return _STATUS_LINES[answer.status] + lines + b"\r\n" + (answer.body if with_body else b"")
+
+
+def closes(answer: Answer) -> bool:
+    """Whether the connection ends with this answer."""
+    return ("Connection", "close") in answer.headers

@@ -32,7 +32,7 @@ async def read(receive: Receive, content_length: str, timeout_s: float) -> bytes
         async with asyncio.timeout(timeout_s):
             if content_length.isascii() and content_length.isdigit() and int(content_length[:20]) > MAX_BODY_BYTES:
                 await _discard(receive)
-                raise _too_large()
+                raise too_large()
             return await _read(receive)
     except TimeoutError as exc:
         raise Refused("too_slow", "The body did not arrive in time.") from exc
@@ -50,7 +50,7 @@ async def _read(receive: Receive) -> bytes:
         if size > MAX_BODY_BYTES:
             if message.get("more_body"):
                 await _discard(receive)
-            raise _too_large()
+            raise too_large()
         chunks.append(chunk)
         if not message.get("more_body"):
             return b"".join(chunks)
@@ -89,7 +89,7 @@ def _gunzip(body: bytes) -> bytes:
     except zlib.error as exc:
         raise _bad_encoding() from exc
     if len(inflated) > MAX_BODY_BYTES:
-        raise _too_large()
+        raise too_large()
     if not stream.eof or stream.unused_data:
         raise _bad_encoding()
     return inflated
@@ -108,14 +108,15 @@ def _unzstd(body: bytes) -> bytes:
             raise _bad_encoding() from exc
         size += len(chunk)
         if size > MAX_BODY_BYTES:
-            raise _too_large()
+            raise too_large()
         inflated.append(chunk)
     if not stream.eof or stream.unused_data:
         raise _bad_encoding()
     return b"".join(inflated)
 
 
-def _too_large() -> Refused:
+def too_large() -> Refused:
+    """The fault of a body past its bound."""
     return Refused("too_large", f"A body has at most {MAX_BODY_BYTES} bytes, also once inflated.")
 
 

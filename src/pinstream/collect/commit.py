@@ -11,10 +11,10 @@ import logging
 import time
 from collections import deque
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 from pinstream import metrics
-from pinstream.errors import Fatal, LogError, Retryable
+from pinstream.errors import Fatal, LogError, Retryable, Uncertain
 from pinstream.eventlog.contract import Appender, Record
 from pinstream.settings import Collect
 
@@ -25,11 +25,36 @@ DRAIN_S: Final = 10.0
 RECORD_OVERHEAD_BYTES: Final = 200  # what a waiting record costs beside its value
 
 
-class _Parked(NamedTuple):
+class Parked(Protocol):
+    """A request that waits for its records to be durable."""
+
+    def settled(self, fault: LogError | None) -> None:
+        """Called once, in the order of parking. None: all of its records are durable.
+
+        Where a fault names `records`, they are records of this request, and its others are durable.
+        """
+
+
+class _Waiting(NamedTuple):
     records: Sequence[Record]
     size_bytes: int
-    done: asyncio.Future[None] | None
+    parked: Parked | None
     """None: nobody waits for these records."""
+
+
+class _Future:
+    """A parked coroutine."""
+
+    def __init__(self) -> None:
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def settled(self, fault: LogError | None) -> None:
+        if self.done.done():
+            return
+        if fault:
+            self.done.set_exception(fault)
+        else:
+            self.done.set_result(None)
 
 
 class Committer:
@@ -39,9 +64,10 @@ class Committer:
         self._appender = appender
         self._interval_s = settings.commit_interval_ms / 1000
         self._max_bytes = settings.max_pending_bytes
-        self._parked: deque[_Parked] = deque()
+        self._parked: deque[_Waiting] = deque()
         self._pending_bytes = 0
         self._wake = asyncio.Event()
+        self._awake = False  # asked before each `set`, which costs more
         self._closing = False
         self._task: asyncio.Task[None] | None = None
 
@@ -54,17 +80,16 @@ class Committer:
 
         Raises:
             Retryable: nothing was stored; `reason` is log_full if too much waits already, else log_away.
-            LogError: whatever else the log raised. Where it (or a Retryable) names `records`, those of ours that are
-                not among them are durable.
+            LogError: whatever else the log raised. Where it (or a Retryable) names `records`, the others are durable.
         """
-        done = asyncio.get_running_loop().create_future()
-        self._park(records, done)
-        await done
+        waiting = _Future()
+        self.park(records, waiting)
+        await waiting.done
 
     def leave(self, records: Sequence[Record]) -> None:
         """Append the records with the next group, if there is room; nobody waits for them or hears of a failure."""
         try:
-            self._park(records, None)
+            self.park(records, None)
         except Retryable:
             logger.debug("No room for %d records that nobody waits for.", len(records))
 
@@ -85,18 +110,26 @@ class Committer:
             await asyncio.gather(self._task, return_exceptions=True)
         group = list(self._parked)
         self._parked.clear()
-        _tell(group, _stopping())
-        self._forget(group)
+        self._settle(group, _stopping())
 
-    def _park(self, records: Sequence[Record], done: asyncio.Future[None] | None) -> None:
-        self.check()
-        size = sum(len(record.value) + RECORD_OVERHEAD_BYTES for record in records)
-        if self._pending_bytes + size > self._max_bytes:
+    def park(self, records: Sequence[Record], parked: Parked | None) -> None:
+        """Let `records` go with the next group, and tell `parked` what became of them.
+
+        Raises:
+            Retryable: as `commit` does, at once; `parked` hears nothing then.
+        """
+        size = RECORD_OVERHEAD_BYTES * len(records)
+        for record in records:
+            size += len(record.value)
+        pending = self._pending_bytes + size
+        if self._closing or pending > self._max_bytes or self._task is None or self._task.done():
+            self.check()
             raise _full()
-        self._pending_bytes += size
-        metrics.PENDING_BYTES.set(self._pending_bytes)
-        self._parked.append(_Parked(records, size, done))
-        self._wake.set()
+        self._pending_bytes = pending
+        self._parked.append(_Waiting(records, size, parked))
+        if not self._awake:
+            self._awake = True
+            self._wake.set()
 
     async def _run(self) -> None:
         last = 0.0
@@ -106,6 +139,7 @@ class Committer:
                 if self._closing:
                     return
                 self._wake.clear()
+                self._awake = False
                 continue
             rest = 0.0 if self._closing else last + self._interval_s - time.monotonic()
             if rest > 0:
@@ -113,7 +147,8 @@ class Committer:
             last = time.monotonic()
             await self._append_group(self._next_group())
 
-    def _next_group(self) -> list[_Parked]:
+    def _next_group(self) -> list[_Waiting]:
+        metrics.PENDING_BYTES.set(self._pending_bytes)
         group = [self._parked.popleft()]
         size = group[0].size_bytes
         while self._parked and size + self._parked[0].size_bytes <= MAX_GROUP_BYTES:
@@ -121,20 +156,22 @@ class Committer:
             group.append(self._parked.popleft())
         return group
 
-    async def _append_group(self, group: list[_Parked]) -> None:
+    async def _append_group(self, group: list[_Waiting]) -> None:
+        fault: LogError | None = None
         try:
-            fault = await self._append([record for parked in group for record in parked.records])
+            fault = await self._append([record for waiting in group for record in waiting.records])
             if isinstance(fault, Fatal) and len(group) > 1:
                 logger.error("The log refuses a group for good, trying its requests one by one: %s", fault)
-                for parked in group:
-                    _tell([parked], await self._append(parked.records))
-            else:
-                if isinstance(fault, Fatal):
-                    logger.error("The log refuses a request for good: %s", fault)
-                _tell(group, fault)
+                while group:
+                    fault = await self._append(group[0].records)
+                    self._settle([group.pop(0)], fault)
+            elif isinstance(fault, Fatal):
+                logger.error("The log refuses a request for good: %s", fault)
+        except BaseException:
+            fault = _stopping()
+            raise
         finally:
-            _tell(group, _stopping())
-            self._forget(group)
+            self._settle(group, fault)
 
     async def _append(self, records: Sequence[Record]) -> LogError | None:
         started = time.monotonic()
@@ -146,22 +183,31 @@ class Committer:
         metrics.GROUP_RECORDS.observe(len(records))
         return None
 
-    def _forget(self, group: Sequence[_Parked]) -> None:
-        self._pending_bytes -= sum(parked.size_bytes for parked in group)
+    def _settle(self, group: Sequence[_Waiting], fault: LogError | None) -> None:
+        named = getattr(fault, "records", None)
+        missing = None if named is None else {id(record) for record in named}
+        for waiting in group:
+            self._pending_bytes -= waiting.size_bytes
+            if waiting.parked is None:
+                continue
+            try:
+                waiting.parked.settled(fault if missing is None else _narrowed(fault, waiting.records, missing))
+            except Exception:
+                logger.exception("A request could not be answered for a reason nobody foresaw.")
         metrics.PENDING_BYTES.set(self._pending_bytes)
+        metrics.flush()
 
 
-def _tell(group: Sequence[_Parked], fault: LogError | None) -> None:
-    """Wake those of the group who still wait. A fault that names records leaves the others durable."""
-    named = getattr(fault, "records", None)
-    missing = None if named is None else {id(record) for record in named}
-    for parked in group:
-        if parked.done is None or parked.done.done():
-            continue
-        if fault and (missing is None or any(id(record) in missing for record in parked.records)):
-            parked.done.set_exception(fault)
-        else:
-            parked.done.set_result(None)
+def _narrowed(fault: LogError | None, records: Sequence[Record], missing: set[int]) -> LogError | None:
+    """What a fault of a whole group means for the `records` of one request."""
+    ours = [record for record in records if id(record) in missing]
+    if not ours or fault is None:
+        return None
+    if isinstance(fault, Uncertain):
+        return Uncertain(str(fault), ours, fault.settled)
+    narrowed = Retryable(str(fault))
+    narrowed.reason, narrowed.records = fault.reason, ours
+    return narrowed
 
 
 def _stopping() -> Retryable:

@@ -1,0 +1,298 @@
+"""From a request as HTTP gives it to what shall be stored, and from what became of that to the answer.
+
+Both HTTP paths go through here: the hot one (`protocol.py`) and Starlette's (`app.py`). Nothing here waits: whoever
+calls commits the records in between. Small pure modules decide; this one asks them in order, and counts.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from hashlib import blake2b
+from typing import Final, NamedTuple
+
+from pinstream import metrics
+from pinstream.collect import answer as answers
+from pinstream.collect import body as bodies
+from pinstream.collect import engagements, intake, wire
+from pinstream.collect.answer import Answer
+from pinstream.collect.commit import Committer
+from pinstream.collect.gate import NULL_ORIGIN, Gate, allows, client_ip, is_bot, networks
+from pinstream.collect.intake import Intake
+from pinstream.collect.stamp import Context
+from pinstream.collect.wire import Wire
+from pinstream.errors import LogError, Refused
+from pinstream.event import REJECTED, Rejection, Source, encode
+from pinstream.eventlog.contract import Record
+from pinstream.settings import Collect
+from pinstream.state.snapshot import Site
+
+MAX_FIELD_CHARS: Final = 256
+MAX_QUERY_BYTES: Final = 60_000  # httptools' parser ends at 65,535 bytes, with an answer of its own
+
+Clock = Callable[[], int]
+"""Milliseconds since 1970."""
+
+_VISITOR = re.compile(rf"(?:^|;)\s*{answers.COOKIE}=([^;\s]*)")
+_EPIK = re.compile(r"(?:^|;)\s*_epik=([^;\s]*)")
+
+
+class Head:
+    """A request without its body."""
+
+    __slots__ = ("_fields", "headers", "path", "peer", "query")
+
+    def __init__(self, path: str, query: bytes, headers: list[tuple[bytes, bytes]], peer: str) -> None:
+        """`headers`: in order, names in lower case; `peer`: the other end's address, empty if there is none."""
+        self.path = path
+        self.query = query
+        self.headers = headers
+        self.peer = peer
+        self._fields = dict(reversed(headers))
+
+    def get(self, name: bytes) -> str:
+        """The first header of that name, or empty."""
+        value = self._fields.get(name)
+        return value.decode("latin-1") if value else ""
+
+    @property
+    def origin(self) -> str | None:
+        """The Origin header; None: there is none."""
+        value = self._fields.get(b"origin")
+        return None if value is None else value.decode("latin-1")
+
+    def all(self, name: bytes) -> str:
+        """Every header of that name, as the list that HTTP says they are (RFC 9110 5.2)."""
+        return ", ".join(value.decode("latin-1") for found, value in self.headers if found == name)
+
+
+class Taken(NamedTuple):
+    """A request that was read: its records are to be committed, then it is `settle`d."""
+
+    found: Intake
+    site: Site
+    cookies: bool = True
+    """Whether the answer may set one."""
+    rejections: Sequence[Record] = ()
+    """What is left in the log about the refused ones; nobody waits for it."""
+
+
+class Edge:
+    """What every request needs: who may send, where records go, the time."""
+
+    def __init__(self, gate: Gate, committer: Committer, settings: Collect, clock: Clock) -> None:
+        self._gate = gate
+        self._committer = committer
+        self._clock = clock
+        self._proxies = networks(settings.trusted_proxies)
+        self._allowance = Allowance(settings.reject_records_per_s)
+
+    def cors(self, origin: str | None, *, mirror: bool) -> bytes:
+        """The CORS header lines for an answer to a page of `origin`, which may read it with its cookies if `mirror`."""
+        return answers.cors(origin, known=mirror and bool(origin) and self._gate.knows_origin(origin or ""))
+
+    # --- a request as read -> what to store, or the answer at once ---
+
+    def events(self, head: Head, body: bytes) -> Taken | Answer:
+        """A POST of events; `body` as sent. Never raises Refused: what cannot be read counts as one event."""
+        return self._guarded(self._events, head, body)
+
+    def pixel(self, head: Head) -> Taken | Answer:
+        """A GET or HEAD with the event in the query."""
+        return self._guarded(self._pixel, head, b"")
+
+    def engagements(self, head: Head, body: bytes) -> Taken | Answer:
+        """A POST of engagements."""
+        return self._guarded(self._engagements, head, body)
+
+    def refused(self, refused: Refused) -> Answer:
+        """The answer to a request that cannot be read."""
+        _count(intake.refused([""], refused.reason))
+        answer = answers.of_refused(refused)
+        closing = [("Connection", "close")] if refused.reason in ("too_large", "too_slow") else []
+        return answer._replace(headers=[*answer.headers, *closing])
+
+    def _guarded(self, run: Callable[[Head, bytes], Taken | Answer], head: Head, body: bytes) -> Taken | Answer:
+        try:
+            return run(head, body)
+        except Refused as exc:
+            return self.refused(exc)
+
+    def _events(self, head: Head, body: bytes) -> Taken | Answer:
+        encoding = head.get(b"content-encoding")
+        if encoding:
+            body = bodies.inflate(body, encoding)
+        if not body and head.query and head.path.startswith("/v3"):
+            return self._pixel(head, body)
+        return self._take(head, wire.parse(head.get(b"content-type"), body), body)
+
+    def _pixel(self, head: Head, _: bytes) -> Taken | Answer:
+        if len(head.query) > MAX_QUERY_BYTES:
+            raise Refused("too_long", f"A query has at most {MAX_QUERY_BYTES} bytes.")
+        return self._take(head, wire.parse_query(head.query), head.query)
+
+    def _take(self, head: Head, read: Wire, body: bytes) -> Taken | Answer:
+        site = self._gate.site(read.envelope.site)
+        if site is None:
+            return _refused(intake.refused(read.event_ids, "unknown_site", "$.site"))
+        origin = head.origin
+        reason = self._forbidden(head, site, origin)
+        if reason:
+            found = intake.refused(read.event_ids, reason)
+        else:
+            found = intake.take(read, self._context(head, site, _source(head.path, origin)), os.urandom)
+        return self._wanted(Taken(found, site, origin != NULL_ORIGIN, self._rejections(found, site, body)))
+
+    def _forbidden(self, head: Head, site: Site, origin: str | None) -> str:
+        """The reason why a request may not speak for the site, or empty."""
+        presented = _presented_key(head) if head.path == "/v1/events" else ""
+        if presented:
+            key = self._gate.key(presented)
+            return "" if key and key.site_id in (0, site.id) else "bad_key"
+        return "" if allows(site, origin) else "wrong_origin"
+
+    def _engagements(self, head: Head, body: bytes) -> Taken | Answer:
+        body = bodies.inflate(body, head.get(b"content-encoding"))
+        key = self._gate.key(_presented_key(head))
+        if key is None:
+            raise Refused("bad_key", "The API key is missing or unknown.")
+        tag_id, sent, consent = engagements.read(body)
+        site = self._gate.site(tag_id)
+        if site is None:
+            return _refused(intake.refused([""] * len(sent), "unknown_site", "$.site"))
+        if key.site_id not in (0, site.id):
+            found = intake.refused([""] * len(sent), "bad_key", "$.site")
+        else:
+            found = engagements.take(sent, consent, self._context(head, site, "api"), os.urandom)
+        return self._wanted(Taken(found, site, rejections=self._rejections(found, site, body)))
+
+    def _wanted(self, taken: Taken) -> Taken | Answer:
+        """The answer at once where there is nothing to store."""
+        return taken if taken.found.records else self.settle(taken, None)
+
+    def _context(self, head: Head, site: Site, source: Source) -> Context:
+        """What the edge knows about the sender. A server's own address and agent say nothing about the visitor."""
+        cookies = "" if head.origin == NULL_ORIGIN else head.get(b"cookie")
+        direct = source != "api"
+        agent = head.get(b"user-agent") if direct else ""
+        return Context(
+            now_ms=self._clock(),
+            site=site,
+            ip=self._ip(head) if direct else "",
+            user_agent=agent,
+            language=head.get(b"accept-language") if direct else "",
+            visitor_cookie=_first(_VISITOR, cookies) if cookies else "",
+            epik_cookie=_first(_EPIK, cookies) if "_epik=" in cookies else "",
+            opted_out=head.get(b"sec-gpc") == "1" or head.get(b"dnt") == "1",
+            bot=is_bot(agent),
+            source=source,
+            suppressed=self._gate.suppressed,
+        )
+
+    def _ip(self, head: Head) -> str:
+        return client_ip(head.peer, head.all(b"x-forwarded-for"), self._proxies) if self._proxies else head.peer
+
+    # --- what became of it -> the answer ---
+
+    def settle(self, taken: Taken, fault: LogError | None) -> Answer:
+        """The answer once the records are durable, or the log said otherwise. Call it once: it counts."""
+        found = taken.found
+        if fault:
+            reason = answers.log_reason(fault)
+            named: Sequence[Record] | None = getattr(fault, "records", None)
+            part = None if named is None else intake.in_part(found, named, reason)
+            if part is None:
+                _count(intake.refused([""] * len(found.outcomes), reason))
+                return answers.of_refusal(reason)
+            found = part
+        if taken.rejections:
+            self._committer.leave(taken.rejections)
+        _count(found)
+        answer = answers.of_outcomes(found.outcomes)
+        if taken.cookies and found.visitor is not None:
+            return answer._replace(cookie=answers.cookie(found.visitor, taken.site))
+        return answer
+
+    def _rejections(self, found: Intake, site: Site, body: bytes) -> Sequence[Record]:
+        """What was refused, never what it said; so many a second at most."""
+        refused = [outcome for outcome in found.outcomes if outcome.status == "refused"]
+        if not refused:
+            return ()
+        now_ms = self._clock()
+        granted = self._allowance.take(len(refused), now_ms)
+        if not granted:
+            return ()
+        payload_hash = blake2b(body, key=self._gate.snapshot.payload_key, digest_size=16).hexdigest()
+        rejections = [
+            Rejection(
+                received_ms=now_ms,
+                reason=outcome.reason,
+                step="collect",
+                site_id=site.id,
+                field=outcome.field[:MAX_FIELD_CHARS],
+                size_bytes=len(body),
+                payload_hash=payload_hash,
+            )
+            for outcome in refused[:granted]
+        ]
+        return [Record(REJECTED, 0, encode(rejection)) for rejection in rejections]
+
+
+class Allowance:
+    """So many a second, at most."""
+
+    def __init__(self, per_s: int) -> None:
+        self._per_s = per_s
+        self._second = -1
+        self._left = 0
+
+    def take(self, wanted: int, now_ms: int) -> int:
+        """How many of `wanted` are granted now."""
+        if now_ms // 1000 != self._second:
+            self._second, self._left = now_ms // 1000, self._per_s
+        granted = min(wanted, self._left)
+        self._left -= granted
+        return granted
+
+
+def _refused(found: Intake) -> Answer:
+    _count(found)
+    return answers.of_outcomes(found.outcomes)
+
+
+def _count(found: Intake) -> None:
+    """received = durable + dropped + refused, for every request."""
+    outcomes = found.outcomes
+    metrics.tally(metrics.RECEIVED, len(outcomes) + found.implied)
+    if found.implied:
+        metrics.tally(metrics.DURABLE, 1)
+    if len(outcomes) == 1 and outcomes[0].status == "durable":
+        metrics.tally(metrics.DURABLE, 1)
+        return
+    for (status, reason), count in Counter((outcome.status, outcome.reason) for outcome in outcomes).items():
+        match status:
+            case "durable":
+                metrics.tally(metrics.DURABLE, count)
+            case "dropped":
+                metrics.tally(metrics.DROPPED.labels(reason), count)
+            case "refused":
+                metrics.tally(metrics.REFUSED.labels(reason), count)
+
+
+def _source(path: str, origin: str | None) -> Source:
+    """Where events come from: Pinterest's pixel form, a browser (it names its origin), or a server."""
+    if path.startswith("/v3"):
+        return "pinterest"
+    return "api" if path == "/v1/events" and origin is None else "tag"
+
+
+def _presented_key(head: Head) -> str:
+    scheme, _, token = head.get(b"authorization").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else head.get(b"x-api-key")
+
+
+def _first(pattern: re.Pattern[str], text: str) -> str:
+    found = pattern.search(text)
+    return found[1] if found else ""
