@@ -116,6 +116,8 @@ class Bounded(HttpToolsProtocol):
         self._count(len(url))
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        if self._body_open:
+            return  # a trailer says nothing about the request
         super().on_header(name, value)
         self._count(len(name) + len(value) + FIELD_BYTES)
 

@@ -14,11 +14,13 @@ from pinstream import ops
 from pinstream.clock import now_ms
 from pinstream.collect.app import build
 from pinstream.collect.commit import Committer
+from pinstream.collect.edge import Edge
 from pinstream.collect.gate import Gate, ReadSnapshot, first_snapshot, keep_fresh, tell_age
+from pinstream.collect.protocol import Hot
 from pinstream.errors import Retryable
 from pinstream.eventlog.contract import Log
-from pinstream.serving import Bounded, serving
-from pinstream.settings import Settings
+from pinstream.serving import serving
+from pinstream.settings import Collect, Settings
 
 logger = logging.getLogger(__name__)
 
@@ -69,16 +71,16 @@ async def serve(
             ops.serve(settings.collect.ops_host, settings.collect.ops_port, ready, listener=listeners and listeners.ops)
         )
         await stack.enter_async_context(_fresh(gate, read_snapshot, settings))
-        app = build(gate, committer, settings.collect, now_ms)
+        edge = Edge(gate, committer, settings.collect, now_ms)
         options = {"proxy_headers": False, "timeout_keep_alive": KEEP_ALIVE_S, "date_header": False}
         port = await stack.enter_async_context(
             serving(
-                app,
+                build(edge, committer, settings.collect),
                 settings.collect.host,
                 settings.collect.port,
                 listener=listeners and listeners.public,
                 idle_grace_s=IDLE_GRACE_S,
-                http=public(connections_possible(settings.collect.max_connections)),
+                http=public(edge, committer, settings.collect),
                 ws="none",
                 lifespan="off",
                 **options,
@@ -88,11 +90,14 @@ async def serve(
         await stop.wait()
 
 
-def public(connections: int) -> type[Bounded]:
+def public(edge_: Edge, committer_: Committer, settings: Collect) -> type[Hot]:
     """The protocol of the public port: scripts of any page may read why they were refused."""
 
-    class Public(Bounded):
-        max_connections = connections
+    class Public(Hot):
+        edge = edge_
+        committer = committer_
+        body_timeout_s = settings.body_timeout_s
+        max_connections = connections_possible(settings.max_connections)
         headers_of_refusals = b"access-control-allow-origin: *\r\n"
 
     return Public
