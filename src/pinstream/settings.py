@@ -70,8 +70,16 @@ class Log(_Section):
     kafka_create_topics: bool = Field(False, description="Create missing topics at start.")
     kafka_compression: Literal["lz4", "zstd", "none"] = Field("lz4", description="Compression of batches.")
     kafka_request_timeout_ms: int = Field(10_000, ge=500, description="How long one request to Kafka may take.")
+    kafka_ack_timeout_ms: int = Field(
+        3000, ge=100, description="How long one append waits for Kafka before the spool answers for it."
+    )
     kafka_extra: dict[str, Any] = Field(
         {}, description="Passed to aiokafka as it is: security_protocol, sasl_..., ssl_...."
+    )
+    spool: bool = Field(True, description="Keep events on disk while Kafka is away, and drain them later.")
+    spool_max_bytes: int = Field(4 << 30, ge=1 << 20, description="Size of the spool's files before 503.")
+    spool_after_s: float = Field(
+        2, gt=0, le=60, description="Kafka is away once it has acknowledged nothing for so long."
     )
 
 
@@ -169,6 +177,11 @@ class Settings(BaseSettings):
     def journal_dir(self) -> Path:
         """Folder of the journal's files."""
         return self.data_dir / "journal"
+
+    @property
+    def spool_dir(self) -> Path:
+        """Folder of the spool's files."""
+        return self.data_dir / "spool"
 
     @property
     def state_url(self) -> str:

@@ -1,4 +1,7 @@
-"""The event log: Kafka in production, the journal on one machine, one contract (`contract.py`) for both."""
+"""The event log: Kafka in production, the journal on one machine, one contract (`contract.py`) for both.
+
+Kafka is written through a spool (`spool.py`), unless log.spool is off.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,12 @@ def open_log(settings: Settings) -> Log:
     if settings.log.kind == "kafka":
         from pinstream.eventlog.kafka import KafkaLog  # a client library that the journal does without
 
-        return KafkaLog(settings.log)
+        kafka = KafkaLog(settings.log)
+        if not settings.log.spool:
+            return kafka
+        from pinstream.eventlog.spool import SpoolingLog
+
+        return SpoolingLog(kafka, settings.spool_dir, settings.log)
     from pinstream.eventlog.journal import JournalLog
 
     return JournalLog(settings.journal_dir, settings.log)

@@ -12,14 +12,20 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
-import threading
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from pinstream.errors import Retryable, SetupFault
 from pinstream.eventlog.contract import Bounds, Partition, Position
-from pinstream.eventlog.journal_file import journal_path, log_full, numbers, take, translated, used_by_others
+from pinstream.eventlog.journal_file import (
+    journal_path,
+    log_full,
+    make_folder,
+    numbers,
+    take,
+    translated,
+    used_by_others,
+)
 from pinstream.eventlog.journal_mend import fault_of
 from pinstream.eventlog.journal_reader import LEASE_S, JournalConsumer
 from pinstream.eventlog.journal_trim import UntilRead
@@ -44,11 +50,8 @@ class JournalLog:
         return await asyncio.to_thread(self._open_appender)
 
     def _open_appender(self) -> JournalAppender:
-        _make_folder(self._directory)
-        try:
-            lock = take(self._directory)
-        except OSError as exc:
-            raise _unwritable(self._directory, exc) from exc
+        make_folder(self._directory)
+        lock = take(self._directory)
         try:
             return JournalAppender(self._directory, lock, UntilRead(self._settings))
         except BaseException:
@@ -57,7 +60,7 @@ class JournalLog:
 
     async def consumer(self, group: str, topics: Sequence[str]) -> JournalConsumer:
         """Join `group`. Raises SetupFault if the folder cannot be written: positions are kept in it."""
-        await asyncio.to_thread(_make_folder, self._directory)
+        await asyncio.to_thread(make_folder, self._directory)
         return JournalConsumer(self._directory, group, tuple(topics), self._lease_s)
 
     async def check(self) -> None:
@@ -91,19 +94,3 @@ class JournalLog:
     async def overdue(self, group: str, topics: Sequence[str], *, now_ms: int) -> Sequence[Partition]:
         """See `contract.Log`. None ever: what an enabled consumer has not read is never deleted."""
         return ()
-
-
-def _make_folder(directory: Path) -> None:
-    try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        probe = directory / f".probe-{threading.get_ident()}-{time.time_ns()}"
-        probe.touch()
-        probe.unlink()
-    except OSError as exc:
-        raise _unwritable(directory, exc) from exc
-
-
-def _unwritable(directory: Path, exc: OSError) -> SetupFault:
-    return SetupFault(
-        f"Cannot write in the journal's folder {directory}: {exc.strerror}. Check data_dir and its owner."
-    )

@@ -1,10 +1,10 @@
-"""One file of the journal: its tables, its locks, its size, and what its faults mean.
+"""One file of the journal, or of the spool: its tables, its locks, its size, and what its faults mean.
 
 `<n>.journal` is a SQLite database and holds partition `n` of every topic. Beside it lies `<n>.lock`: whoever
-holds its `flock` is the file's only writer, and its text is the highest sequence number that may have been
-used, so that offsets never restart, not even after the file itself was lost. Consumers write their own rows
-under a shared `flock` on the folder; mending takes it exclusively, so that no commit lands in a file that is
-being replaced.
+holds its `flock` is the file's only writer. Its text is the highest sequence number that may have been used, so
+that offsets never restart, not even after the file itself was lost, and the holder's process id. Consumers write
+their own rows under a shared `flock` on the folder; mending takes it exclusively, so that no commit lands in a
+file that is being replaced.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import errno
 import fcntl
 import os
 import sqlite3
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -132,6 +133,8 @@ def _can_grow(path: Path) -> bool:
 
 # --- locks ---------------------------------------------------------------------------------------
 
+_PID_AT: Final = 21  # behind the sequence number
+
 
 class WriterLock:
     """The right to write one file, and the highest sequence number that may have been used in it."""
@@ -146,9 +149,10 @@ class WriterLock:
             os.close(self._fd)
             raise
         self.reserved = self._read()
+        os.pwrite(self._fd, b"%d\n" % os.getpid(), _PID_AT)
 
     def _read(self) -> int | None:
-        text = os.pread(self._fd, 32, 0).strip()
+        text = os.pread(self._fd, _PID_AT, 0).strip(b"\0 \n")
         return int(text) if text.isdigit() else None
 
     def reserve(self, seq: int) -> None:
@@ -162,16 +166,57 @@ class WriterLock:
         os.close(self._fd)
 
 
+def make_folder(directory: Path) -> None:
+    """Raises SetupFault if files cannot be made in it."""
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        probe = directory / f".probe-{threading.get_ident()}-{time.time_ns()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as exc:
+        raise _unwritable(directory, exc) from exc
+
+
+def _unwritable(directory: Path, exc: OSError) -> SetupFault:
+    return SetupFault(
+        f"Cannot write in the journal's folder {directory}: {exc.strerror}. Check data_dir and its owner."
+    )
+
+
+def all_numbers(directory: Path) -> list[int]:
+    """The partitions that have a file, one that is only half there included."""
+    return numbers(directory, ".journal", ".mended", ".journal-wal")
+
+
 def take(directory: Path) -> WriterLock:
-    """Lock the first file that has no writer, or a new number. Raises SetupFault past MAX_FILES."""
-    known = numbers(directory, ".journal", ".mended", ".journal-wal")
+    """Lock the first file that has no writer, or a new number. Raises SetupFault, past MAX_FILES too."""
+    known = all_numbers(directory)
     new = (number for number in range(MAX_FILES) if number not in set(known))
     for number in [*known, *new]:
         try:
             return WriterLock(directory, number)
         except BlockingIOError:
             continue
+        except OSError as exc:
+            raise _unwritable(directory, exc) from exc
     raise SetupFault(f"{directory} already has {MAX_FILES} journal files with a writer each. Run fewer workers.")
+
+
+def holder(directory: Path, number: int) -> int | None:
+    """The process that writes the file, None if there is none."""
+    try:
+        fd = os.open(directory / f"{number}.lock", os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        text = os.pread(fd, 32, _PID_AT).split(b"\n")[0]
+        return int(text) if text.isdigit() else 0
+    else:
+        return None
+    finally:
+        os.close(fd)
 
 
 @contextlib.contextmanager

@@ -363,6 +363,8 @@ class KafkaLog:
                     f"Topic {topic} keeps {each.replicas} copies, log.kafka_replication asks for "
                     f"{settings.kafka_replication}. Reassign its replicas, or lower the setting."
                 )
+            if each.leader < 0:
+                raise KafkaAway(f"Partition {each.number} of {topic} has no leader. Start the missing brokers.")
             if each.in_sync < min_insync:
                 raise KafkaAway(
                     f"Partition {each.number} of {topic} has {each.in_sync} in-sync replicas and needs {min_insync} "
@@ -515,8 +517,10 @@ class KafkaAppender:
                 await self._producer.start()
                 await self._admin.start()
             self._started = True
-        except (kafka.KafkaError, OSError, TimeoutError) as exc:
+        except BaseException as exc:
             await self.aclose()
+            if not isinstance(exc, (kafka.KafkaError, OSError, TimeoutError)):
+                raise
             raise KafkaAway(f"Kafka at {self._settings.kafka_bootstrap} takes no producer ({_text(exc)}).") from exc
 
     async def append(self, records: Sequence[Record]) -> None:
