@@ -37,6 +37,8 @@ OF_COLLECT: Final = ("collect_kill", "collect_stop")
 KAFKA_START_S: Final = 8.0
 """About how long Kafka takes to come back; collect's own faults are spread over this too."""
 KAFKA_STARTS: Final = ("kafka_kill", "kafka_stop", "kafka_restart")
+LONGER_S: Final = {"disk_full": 4.0}
+"""Added to the length of some kinds: the spool is only written once an acknowledgement has been waited for."""
 WEIGHTS: Final = {"collect_kill": 3}
 """Cards of a kind in the deck, else 1."""
 
@@ -78,7 +80,7 @@ def plan(count: int, seed: int, *, kinds: Sequence[Kind] = KINDS, pace: Pace = P
     faults, clock = [], 0.0
     for kind in deck[:count]:
         if kind not in OF_COLLECT:
-            at_s, lasts_s = clock + rng.uniform(*pace.pause_s), rng.uniform(*pace.lasts_s)
+            at_s, lasts_s = clock + rng.uniform(*pace.pause_s), rng.uniform(*pace.lasts_s) + LONGER_S.get(kind, 0)
             faults.append(Fault(at_s, kind, 0.0 if kind == "kafka_restart" else lasts_s))
             clock = faults[-1].over_s
     own = [kind for kind in deck[:count] if kind in OF_COLLECT]
