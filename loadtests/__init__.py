@@ -1,7 +1,10 @@
-"""Traffic for a server that runs, and the truth about what became of it. See README.md.
+"""Load on a server that runs, and the truth about what became of it. README.md tells how to use it.
 
-ledger.py       pure: requests, what an answer says, and whether that was expected
+locustfile.py   users for locust: scripts/loadtest, or an operator's own server
 traffic.py      pure but for the dice: what visitors, bad clients and servers send
-locustfile.py   the users, for locust
-smoke.py        a private stack, the users, and ClickHouse against their ledger
+ledger.py       pure: requests, what an answer says, and whether that was expected
+smoke.py        scripts/loadtest: a private stack, those users, and ClickHouse against their ledger
+
+bench/  peers/  scripts/bench: collect beside its peers
+chaos/          scripts/chaos: what was answered, whatever is killed
 """
