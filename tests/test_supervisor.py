@@ -13,7 +13,8 @@ import pytest
 from pinstream import serving
 from pinstream import supervisor as supervisor_module
 from pinstream.errors import SetupFault
-from pinstream.supervisor import MAX_LINE_BYTES, Program, answers_ok, supervised
+from pinstream.serving import bind
+from pinstream.supervisor import MAX_LINE_BYTES, Program, Supervisor, answers_ok, supervised
 
 
 class Lines:
@@ -126,6 +127,76 @@ async def test_the_block_runs_once_every_program_is_ready() -> None:
     async with supervised(programs, lines):
         assert await answers_ok(f"http://127.0.0.1:{number}/")
         await lines.wait_for("up")
+
+
+async def test_told_to_stop_it_waits_no_longer_for_programs_to_be_ready() -> None:
+    lines, stop = Lines(), asyncio.Event()
+    stop.set()
+    async with supervised([python("slow", SLEEPER, ready_url="http://127.0.0.1:1/")], lines, stop) as supervisor:
+        assert set(supervisor.pids) == {"slow"}
+    assert not any("is not ready" in line for _, line in lines.all)
+
+
+async def test_one_program_takes_the_place_of_another() -> None:
+    lines = Lines()
+    async with supervised([python("a", SLEEPER), python("b", SLEEPER)], lines) as supervisor:
+        old = supervisor.pids["a"]
+        await supervisor.replace("a", python("c", SLEEPER))
+        assert set(supervisor.pids) == {"b", "c"}
+        assert not psutil.pid_exists(old)
+        os.kill(supervisor.pids["c"], signal.SIGKILL)  # the successor is kept alive as its predecessor was
+        await lines.wait_for("ended (signal SIGKILL)")
+        while "c" not in supervisor.pids:
+            await asyncio.sleep(0.02)
+        assert supervisor.restarts == {"b": 0, "c": 1}
+
+
+@pytest.mark.parametrize(
+    ("code", "sentence"),
+    [("raise SystemExit(3)", "c ended at start"), (SLEEPER, "c was not ready after 0 s: a goes on in its place")],
+)
+async def test_a_successor_that_does_not_get_ready_leaves_everything_as_it_was(
+    code: str, sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with supervised([python("a", SLEEPER)], Lines()) as supervisor:
+        before = supervisor.pids
+        monkeypatch.setattr(supervisor_module, "READY_S", 0.3)
+        with pytest.raises(SetupFault, match=sentence):
+            await supervisor.replace("a", python("c", code, ready_url="http://127.0.0.1:1/"))
+        assert supervisor.pids == before
+
+
+async def test_stopping_in_the_midst_of_a_replacement_stops_both_once() -> None:
+    lines = Lines()
+    counts = (
+        "import signal, time; told = []; signal.signal(15, lambda *_: (told.append(1), print('told', len(told))))\n"
+        "print('up')\nwhile not told: time.sleep(0.01)\ntime.sleep(0.5)"
+    )
+    supervisor = Supervisor([python("a", counts)], lines)
+    await supervisor.start()
+    await lines.wait_for("up")
+    replacing = asyncio.create_task(supervisor.replace("a", python("c", SLEEPER)))
+    await lines.wait_for("told 1")
+    replacing.cancel()
+    await supervisor.stop(at_once=True)
+    assert supervisor.pids == {}
+    assert not any("told 2" in line for _, line in lines.all)
+
+
+async def test_a_program_inherits_files_and_may_write_where_its_supervisor_does(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    with bind("127.0.0.1", 0) as listener:
+        code = f"import socket, time; print(socket.socket(fileno={listener.fileno()}).getsockname()); time.sleep(60)"
+        program = Program("a", (sys.executable, "-u", "-c", code), fds=(listener.fileno(),), relayed=False)
+        lines = Lines()
+        async with supervised([program], lines):
+            said = ""
+            while "\n" not in said:
+                said += capfd.readouterr().out
+                await asyncio.sleep(0.02)
+        assert said.strip() == str(listener.getsockname())
+        assert lines.all == []
 
 
 async def test_programs_end_when_the_supervisor_is_killed(tmp_path: Path) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import httpx
+import msgspec
 import pytest
 
 from pinstream.collect import server
@@ -107,6 +108,55 @@ async def test_while_it_stops_it_is_not_ready(tmp_path: Path) -> None:
         response = await http.get(f"{role.ops}/readyz")
         assert (response.status_code, response.json()["reason"]) == (503, "log_away")
         writer.close()
+
+
+async def test_while_it_stops_answers_close_and_idle_connections_get_time(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path)
+    get = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+    async with serving(settings) as role:
+        async with AsyncExitStack() as stack:
+            streams = [await asyncio.open_connection("127.0.0.1", settings.collect.port) for _ in range(3)]
+            for reader, writer in streams:
+                stack.push_async_callback(writer.wait_closed)
+                stack.callback(writer.close)
+                writer.write(get)
+                assert b"connection: close" not in await reader.readuntil(b'{"ok":true}')
+            role.stop.set()
+            while True:  # until nobody listens
+                try:
+                    _, probe = await asyncio.open_connection("127.0.0.1", settings.collect.port)
+                except ConnectionRefusedError:
+                    break
+                probe.close()
+                await probe.wait_closed()
+            assert not any(reader.at_eof() for reader, _ in streams)
+            for (reader, writer), request in zip(streams, (get, events(), b""), strict=True):
+                writer.write(request)
+                assert (b"connection: close" in (await reader.read()).lower()) == bool(request)
+        await asyncio.wait_for(role.task, 10)
+
+
+def events() -> bytes:
+    body = msgspec.json.encode(PAGE)
+    head = f"POST /p/i HTTP/1.1\r\nHost: x\r\nOrigin: {SHOP}\r\nContent-Length: {len(body)}\r\n\r\n"
+    return head.encode() + body
+
+
+async def test_on_a_given_socket_it_leaves_the_queue_to_who_holds_another(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path)
+    log = JournalLog(settings.journal_dir, settings.log)
+    with bind("127.0.0.1", settings.collect.port) as held:
+        for _ in range(2):
+            listeners = server.Listeners(held.dup(), bind("127.0.0.1", 0))
+            stop = asyncio.Event()
+            task = asyncio.create_task(server.serve(settings, log, lambda: SNAPSHOT, stop, listeners))
+            async with browser() as http:
+                assert (await http.get(f"http://127.0.0.1:{settings.collect.port}/healthz")).status_code == 200
+            stop.set()
+            await asyncio.wait_for(task, 30)
+            assert listeners.public.fileno() == listeners.ops.fileno() == -1
+        with socket.create_connection(("127.0.0.1", settings.collect.port)):
+            pass  # it waits in the queue for the next
 
 
 async def test_without_database_the_last_snapshot_serves(tmp_path: Path) -> None:
