@@ -36,7 +36,14 @@ config = typer.Typer(no_args_is_help=True, help="Show the settings in force, or 
 sites = typer.Typer(no_args_is_help=True, help="Shops: tag ids and allowed origins.")
 keys = typer.Typer(no_args_is_help=True, help="API keys for servers that send engagements.")
 audiences = typer.Typer(no_args_is_help=True, help="Audiences: list, preview, connect, sync.")
-for name, group in (("config", config), ("sites", sites), ("keys", keys), ("audiences", audiences)):
+spool = typer.Typer(no_args_is_help=True, help="What is kept on disk while Kafka is away. Works while collect runs.")
+for name, group in (
+    ("config", config),
+    ("sites", sites),
+    ("keys", keys),
+    ("audiences", audiences),
+    ("spool", spool),
+):
     app.add_typer(group, name=name)
 
 
@@ -453,6 +460,70 @@ def sql(
             return await clickhouse.select(query)
 
     _print(asyncio.run(ask()), as_json)
+
+
+# --- spool ---------------------------------------------------------------------------------------
+
+
+@spool.command("status")
+def spool_status(as_json: AsJson = False) -> None:
+    """Each file: records, bytes, age, and the process that writes it."""
+    from pinstream.eventlog import spool_file
+
+    found = spool_file.standing(_settings().spool_dir)
+    rows = [
+        {
+            "file": each.file,
+            "held_by": each.holder,
+            "records": each.records,
+            "uncertain": each.uncertain,
+            "refused": each.refused,
+            "bytes": each.used_bytes,
+            "oldest_s": None if each.oldest_ms is None else round((now_ms() - each.oldest_ms) / 1000, 1),
+            "damage": each.damage,
+        }
+        for each in found
+    ]
+    if as_json:
+        totals = {"records": sum(each.records for each in found), "bytes": sum(each.used_bytes for each in found)}
+        print(json.dumps(totals | {"files": rows}))
+    else:
+        _print(rows, as_json)
+
+
+@spool.command("drain")
+def spool_drain(as_json: AsJson = False) -> None:
+    """Send what dead processes left to Kafka, now. A running collect drains its own file. Exit code 1 if some stays."""
+    from pinstream.eventlog import drain_spool
+
+    def report(file: int, records: int) -> None:
+        print(f"file {file}: {records} records left", file=sys.stderr)
+
+    drained, left = asyncio.run(drain_spool(_settings(), report))
+    print(json.dumps({"drained": drained, "left": left}) if as_json else f"{drained} drained, {left} left.")
+    if left:
+        raise typer.Exit(1)
+
+
+@spool.command("verify")
+def spool_verify(as_json: AsJson = False) -> None:
+    """Read every file to its end. Exit code 1 if one is damaged."""
+    from pinstream.eventlog import spool_file
+
+    verdicts = []
+    for verdict in spool_file.verify(_settings().spool_dir):
+        print(f"file {verdict.file}: {verdict.records} records, {verdict.damage or 'whole'}", file=sys.stderr)
+        verdicts.append(verdict)
+    if as_json:
+        print(
+            json.dumps(
+                {"records": sum(each.records for each in verdicts), "files": [_plain(each) for each in verdicts]}
+            )
+        )
+    else:
+        _print([_plain(each) for each in verdicts], as_json)
+    if any(each.damage or each.unreadable for each in verdicts):
+        raise typer.Exit(1)
 
 
 # --- audiences -----------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from msgspec import Struct
 from pinstream import roles
 from pinstream.clock import now_ms
 from pinstream.errors import LogError, PinstreamError, SchemaBehind, SetupFault, WarehouseError
-from pinstream.eventlog import open_log
+from pinstream.eventlog import open_log, spool_file
 from pinstream.load import loop
 from pinstream.pinterest.client import Client
 from pinstream.settings import Settings
@@ -30,6 +30,8 @@ from pinstream.warehouse import migrate, queries
 ClockMs = Callable[[], int]
 MIN_FREE_BYTES: Final = 1 << 30
 MAX_CLOCK_SKEW_MS: Final = 60_000
+SPOOL_SHARE: Final = 0.5
+"""Of its size bound: from here on a full spool is named."""
 CHECK_S: Final = 20.0
 """A part that does not answer within this time is away."""
 
@@ -57,6 +59,7 @@ async def examine(
         ("data folder", asyncio.to_thread(_data_dir, settings.data_dir, min_free_bytes)),
         ("state", _state(settings)),
         ("log", _log(settings)),
+        ("spool", asyncio.to_thread(_spool, settings)),
         ("warehouse", _warehouse(settings, clock_ms)),
         ("pinterest", _pinterest(settings)),
         ("roles", _roles(settings)),
@@ -125,6 +128,33 @@ async def _log(settings: Settings) -> list[Finding]:
         except LogError as exc:
             findings.append(fault("positions", exc))
     return [*findings, Finding("positions", "ok", f"At most {behind} records wait to be loaded.")]
+
+
+def _spool(settings: Settings) -> list[Finding]:
+    """Is what Kafka has not taken on its way?"""
+    if settings.log.kind != "kafka" or not settings.log.spool:
+        return []
+    found = spool_file.standing(settings.spool_dir)
+    findings = []
+    if left := sum(each.records for each in found if each.holder is None):
+        seen = f"{left} records of processes that are gone wait in {settings.spool_dir}."
+        findings.append(Finding("spool", "fault", seen, "Start collect, or run `pinstream spool drain`."))
+    if refused := sum(each.refused for each in found):
+        fix = "Its log says why; a topic's max.message.bytes must be 2065536 or more. Then restart collect."
+        findings.append(Finding("spool", "fault", f"Kafka refuses {refused} spooled records, which stay there.", fix))
+    if used := sum(each.used_bytes for each in found):
+        share = used / settings.log.spool_max_bytes
+        if share >= SPOOL_SHARE:
+            seen = f"The spool is {share:.0%} full: at 100 % and without Kafka, events are refused."
+            findings.append(Finding("spool", "fault", seen, "Start Kafka, or raise log.spool_max_bytes."))
+    findings += [
+        Finding(
+            "spool", "fault", f"Spool file {each.file}: {each.damage}.", "Restart collect: it is mended when opened."
+        )
+        for each in found
+        if each.damage
+    ]
+    return findings or [Finding("spool", "ok", f"{sum(each.records for each in found)} records wait for Kafka.")]
 
 
 async def _warehouse(settings: Settings, now_ms: ClockMs) -> list[Finding]:

@@ -16,11 +16,12 @@ LEASE_S = 2.0
 
 
 class Place(NamedTuple):
-    """`where`: a folder, or a Kafka's bootstrap."""
+    """`where`: a folder, or a Kafka's bootstrap; `spool`: a folder, if it is written through one."""
 
     kind: str
     where: str
     topics: Mapping[str, int]
+    spool: str = ""
 
     def log(self, **settings: Any) -> Log:
         if self.kind == "journal":
@@ -28,7 +29,12 @@ class Place(NamedTuple):
         from pinstream.eventlog.kafka import KafkaLog
 
         chosen = {"kafka_bootstrap": self.where, "kafka_create_topics": True, "kind": "kafka", **settings}
-        return KafkaLog(LogSettings(**chosen), topics=self.topics, session_timeout_ms=int(LEASE_S * 1000))
+        kafka = KafkaLog(LogSettings(**chosen), topics=self.topics, session_timeout_ms=int(LEASE_S * 1000))
+        if not self.spool:
+            return kafka
+        from pinstream.eventlog.spool import SpoolingLog
+
+        return SpoolingLog(kafka, Path(self.spool), LogSettings(**chosen))
 
     @property
     def first(self) -> str:

@@ -28,7 +28,14 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     topics = {f"{name}.many": 3, f"{name}.one": 1}
     if request.param == "journal":
         return Place("journal", str(tmp_path / "journal"), topics)
-    return Place("kafka", request.getfixturevalue("kafka"), topics)
+    spool = str(tmp_path / "spool") if request.param == "spool" else ""
+    return Place("kafka", request.getfixturevalue("kafka"), topics, spool)
+
+
+written_through_the_spool = pytest.mark.parametrize(
+    "place", ["journal", *(pytest.param(kind, marks=pytest.mark.kafka) for kind in ("kafka", "spool"))], indirect=True
+)
+"""For what a writer can see: the spool has no readers of its own."""
 
 
 @asynccontextmanager
@@ -59,6 +66,7 @@ async def some_partition(place: Place, consumer: Consumer) -> Partition:
     return min(partition for partition in await owning(consumer) if partition.topic == place.first)
 
 
+@written_through_the_spool
 async def test_what_was_appended_is_read_back(place: Place) -> None:
     values = [b"", b"\0\xff\0", "Zo\u00eb \U0001f600".encode(), b"x" * 900_000, b"{}"]
     async with appending(place) as appender, consuming(place) as consumer:
@@ -70,6 +78,7 @@ async def test_what_was_appended_is_read_back(place: Place) -> None:
     assert all(row.appended_ms > 1_700_000_000_000 for row in rows)
 
 
+@written_through_the_spool
 async def test_topics_are_kept_apart(place: Place) -> None:
     async with appending(place) as appender, consuming(place) as consumer:
         await appender.append(
@@ -80,6 +89,7 @@ async def test_topics_are_kept_apart(place: Place) -> None:
     assert by_topic == {place.first: [b"a", b"c"], place.other: [b"b"]}
 
 
+@written_through_the_spool
 async def test_a_key_keeps_its_order_and_offsets_grow(place: Place) -> None:
     async with appending(place) as appender, consuming(place) as consumer:
         for begin in range(0, 300, 50):
@@ -100,6 +110,7 @@ def _holds_in_order(rows: Any, count: int) -> bool:
     return [int(row.value) for row in rows] == list(range(count))
 
 
+@written_through_the_spool
 async def test_equal_keys_go_to_one_partition_in_order(place: Place) -> None:
     async with appending(place) as appender, consuming(place) as consumer:
         for number in range(20):
@@ -109,6 +120,7 @@ async def test_equal_keys_go_to_one_partition_in_order(place: Place) -> None:
     assert [row.value for row in rows] == [b"%d" % number for number in range(20)]
 
 
+@written_through_the_spool
 async def test_no_key_spreads_over_all_partitions(place: Place) -> None:
     async with appending(place) as appender, consuming(place) as consumer:
         await appender.append(records(place, 30))
@@ -117,6 +129,7 @@ async def test_no_key_spreads_over_all_partitions(place: Place) -> None:
     assert set(found) == partitions
 
 
+@written_through_the_spool
 async def test_fifty_appends_at_once(place: Place) -> None:
     async with appending(place) as appender, consuming(place) as consumer:
         values = [b"%d-%d" % (call, n) for call in range(50) for n in range(20)]
@@ -130,6 +143,7 @@ async def test_fifty_appends_at_once(place: Place) -> None:
     assert sorted(row.value for rows in found.values() for row in rows) == sorted(values)
 
 
+@written_through_the_spool
 async def test_many_appends_wait_their_turn(place: Place) -> None:
     """Far more at once than a log takes in one go, to one partition: each gets its turn well within the time-out."""
     async with appending(place) as appender, consuming(place) as consumer:
@@ -145,12 +159,14 @@ async def test_many_appends_wait_their_turn(place: Place) -> None:
         assert own == [b"%d-%d" % (call, n) for n in range(20)]
 
 
+@written_through_the_spool
 async def test_an_empty_append_is_nothing(place: Place) -> None:
     async with appending(place) as appender:
         await appender.append([])
         await appender.ready()
 
 
+@written_through_the_spool
 async def test_value_at_the_size_bound_and_one_past(place: Place) -> None:
     async with appending(place) as appender, consuming(place) as consumer:
         await appender.append([Record(place.first, 1, b"x" * MAX_VALUE_BYTES)])

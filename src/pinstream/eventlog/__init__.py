@@ -5,8 +5,21 @@ Kafka is written through a spool (`spool.py`), unless log.spool is off.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from pinstream.errors import Misconfigured
 from pinstream.eventlog.contract import Log
 from pinstream.settings import Settings
+
+
+async def drain_spool(settings: Settings, report: Callable[[int, int], None]) -> tuple[int, int]:
+    """Send what dead processes left in the spool to Kafka, now. See `spool.drain_orphans`."""
+    from pinstream.eventlog.kafka import KafkaLog
+    from pinstream.eventlog.spool import drain_orphans
+
+    if settings.log.kind != "kafka":
+        raise Misconfigured("log.kind is journal: only Kafka has a spool.")
+    return await drain_orphans(KafkaLog(settings.log), settings.spool_dir, settings.log, report)
 
 
 def open_log(settings: Settings) -> Log:

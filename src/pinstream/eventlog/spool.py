@@ -89,33 +89,6 @@ class SpoolingLog:
         """See `KafkaLog`."""
         return await self._kafka.overdue(group, topics, now_ms=now_ms)
 
-    async def drain_orphans(self, report: Callable[[int, int], None]) -> int:
-        """Drain the files of dead processes now, at full speed. Returns how many records they still hold.
-
-        `report` is told a file's number and how many records it has left, after each step.
-
-        Raises:
-            SetupFault: Kafka is away or not as set, or a file cannot be mended.
-            LogError: Kafka went away; what it took is deleted.
-        """
-        kafka = await self._kafka.appender(ack_timeout_ms=self._settings.kafka_ack_timeout_ms)
-        left = 0
-        try:
-            for number in await asyncio.to_thread(spool_file.orphans, self._directory):
-                file = await SpoolFile.adopt(self._directory, number, self._settings.spool_max_bytes)
-                if file is None:
-                    continue
-                backlog = Backlog(file)
-                try:
-                    while await backlog.drain(kafka, DRAIN_RECORDS):
-                        report(number, file.records)
-                finally:
-                    await backlog.aclose()
-                left += file.records
-        finally:
-            await kafka.aclose()
-        return left
-
 
 class SpoolingAppender:
     """Appends to Kafka, or to the spool while Kafka is away. Within one event loop; appends may overlap."""
@@ -328,6 +301,40 @@ class SpoolingAppender:
                 self._adopted = Backlog(file)
                 return True
         return False
+
+
+async def drain_orphans(
+    log: KafkaLog, directory: Path, settings: LogSettings, report: Callable[[int, int], None]
+) -> tuple[int, int]:
+    """Drain the files of dead processes now, at full speed. Returns how many records went, and how many are left.
+
+    `report` is told a file's number and how many records it has left, after each step.
+
+    Raises:
+        SetupFault: Kafka is away or not as set, or a file cannot be mended.
+        LogError: Kafka went away; what it took is deleted.
+    """
+    drained = left = 0
+    numbers = await asyncio.to_thread(spool_file.orphans, directory)
+    if not numbers:
+        return drained, left
+    kafka = await log.appender(ack_timeout_ms=settings.kafka_ack_timeout_ms)
+    try:
+        for number in numbers:
+            file = await SpoolFile.adopt(directory, number, settings.spool_max_bytes)
+            if file is None:
+                continue
+            backlog, before = Backlog(file), file.records
+            try:
+                while await backlog.drain(kafka, DRAIN_RECORDS):
+                    report(number, file.records)
+            finally:
+                await backlog.aclose()
+            drained += before - file.records
+            left += file.records
+    finally:
+        await kafka.aclose()
+    return drained, left
 
 
 def rest_s(records: int, took_s: float) -> float:
