@@ -2,7 +2,7 @@
 
     cli.py          the command line (also `__main__.py`); nobody imports it
     roles.py        composition: settings -> resources -> one role
-    supervisor.py   several roles under one process: prefixed logs, restarts, orderly end
+    supervisor.py   several processes under one: prefixed logs, restarts, replacement, orderly end
     doctor.py       what is broken on this machine, and how to mend it
 
     clock.py  event.py  errors.py  settings.py  metrics.py   the vocabulary; imports nothing above it

@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -32,7 +33,7 @@ MAX_LINE_BYTES = 16_384
 MAX_ANSWER_BYTES = 65_536
 BACKOFF_S = (0.5, 1.0, 2.0, 5.0, 10.0)
 STEADY_S = 30.0
-"""A process that ran this long is not in a crash loop: its next restart is quick again."""
+"""A process that ran this long is not in a crash loop: it is started again at once."""
 
 Emit = Callable[[str, str], None]
 """Where a line of a process goes: (name of the process, line)."""
@@ -147,7 +148,7 @@ class Supervisor:
                 stdout=pipe,
                 stderr=pipe and asyncio.subprocess.STDOUT,
                 pass_fds=each.program.fds,
-                preexec_fn=_die_with_parent,
+                preexec_fn=partial(_die_with_parent, os.getpid()),
                 start_new_session=True,
             )
         except OSError as exc:
@@ -193,7 +194,7 @@ class Supervisor:
             started = time.monotonic()
             code = await each.process.wait()
             failures = 0 if time.monotonic() - started > STEADY_S else failures + 1
-            pause = BACKOFF_S[min(failures, len(BACKOFF_S)) - 1] if failures else BACKOFF_S[0]
+            pause = BACKOFF_S[min(failures, len(BACKOFF_S)) - 1] if failures else 0
             self._emit(each.program.name, f"ended ({_how(code)}); starting it again in {pause:g} s")
             await asyncio.sleep(pause)
             each.restarts += 1
@@ -244,11 +245,13 @@ def _how(code: int) -> str:
     return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
 
-def _die_with_parent() -> None:
+def _die_with_parent(parent: int) -> None:
     """In the child: ask Linux for a SIGTERM when the supervisor dies, however it dies."""
     if sys.platform == "linux":
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+        if os.getppid() != parent:
+            os._exit(1)  # it was too late to ask
 
 
 class Fetched(NamedTuple):
