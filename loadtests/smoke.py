@@ -16,21 +16,20 @@ import sys
 import tempfile
 import time
 from asyncio.subprocess import DEVNULL, PIPE, STDOUT, Process
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 from msgspec import Struct
 
+from loadtests.truth import Watch, arrived, judge
 from pinstream import roles, serving
 from pinstream import settings as settings_module
-from pinstream.clock import now_ms
 from pinstream.errors import PinstreamError, SetupFault
 from pinstream.settings import PREFIX, Settings
 from pinstream.supervisor import Emit, Program, supervised, until_signalled
-from pinstream.warehouse import queries
 from pinstream.warehouse.client import Warehouse
 
 ROOT: Final = Path(__file__).parents[1]
@@ -39,16 +38,11 @@ ORIGIN: Final = "https://loadtest.example"
 
 MAX_SECONDS: Final = 1800
 MAX_USERS: Final = 1000
-SETTLE_S: Final = 60.0
-"""After the users have gone: how long the last events may take to reach ClickHouse."""
 KAFKA_START_S: Final = 180.0
 """The first start on a machine fetches Kafka's jars."""
 STOP_TIMEOUT_S: Final = 10
 """How long locust's users may take to hear their last answers."""
 LOCUST_GRACE_S: Final = 40.0
-WATCH_S: Final = 0.1
-SAY_S: Final = 4.0
-IDS_AT_ONCE: Final = 5000
 KEPT_LINES: Final = 60
 """Of the processes, shown when something fails."""
 BUSY: Final = 0.8
@@ -144,8 +138,8 @@ async def smoke(options: Options, stop: asyncio.Event, say: Emit) -> Summary:
                 async with running.watch.watching(say):
                     cores = await _users(running, options, stop, lines)
                     say("loadtest", "the users have gone; waiting until the last events have arrived")
-                    await running.watch.settle()
-                ledger = _ledger(folder)
+                    ledger = _ledger(folder)
+                    await running.watch.settle(ledger["withdrawn"])
                 return await _summary(running, ledger, cores, time.monotonic() - started, lines.restarts)
     except PinstreamError:
         if not options.verbose:
@@ -328,170 +322,11 @@ def _ledger(folder: Path) -> dict[str, Any]:
     return found
 
 
-# --- looking at both ends ----------------------------------------------------------------------------
-
-
-class Accepted:
-    """What the users' file says was accepted."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.answered_ms: dict[str, dict[str, int]] = {"events": {}, "engagements": {}}
-        """Table -> event id -> when its answer came."""
-        self._offset = 0
-
-    def read(self) -> None:
-        """Read on. A line that is not whole yet is left for the next time."""
-        if not self.path.exists():
-            return
-        with self.path.open("rb") as file:
-            file.seek(self._offset)
-            whole = file.read().rpartition(b"\n")[0]
-        self._offset += len(whole) + bool(whole)
-        for line in whole.decode().splitlines():
-            table, at_ms, event_id = line.split(" ")
-            self.answered_ms[table][event_id] = int(at_ms)
-
-    def __len__(self) -> int:
-        return sum(map(len, self.answered_ms.values()))
-
-
-_NEW: Final = " UNION ALL ".join(
-    f"SELECT '{table}' AS table, event_id, k_partition, k_offset FROM {table} "
-    f"WHERE k_offset >= {{{table}:Array(UInt64)}}[k_partition + 1]"
-    for table in ("events", "engagements")
-)
-
-
-class Watch:
-    """Looks at ClickHouse and at the users' file, all the time."""
-
-    def __init__(self, warehouse: Warehouse, partitions: int, accepted: Path) -> None:
-        self.accepted = Accepted(accepted)
-        self.seen_ms: dict[str, dict[str, int]] = {"events": {}, "engagements": {}}
-        """Table -> event id -> when a SELECT first found it."""
-        self._warehouse = warehouse
-        self._next = {table: [0] * partitions for table in self.seen_ms}
-
-    @asynccontextmanager
-    async def watching(self, say: Emit) -> AsyncIterator[None]:
-        """Watch while the block runs, and say every SAY_S what is happening."""
-        tasks = [asyncio.create_task(self._look()), asyncio.create_task(self._tell(say))]
-        try:
-            yield
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-
-    async def settle(self) -> None:
-        """Wait until everything that was accepted has been seen, SETTLE_S at most."""
-        deadline = time.monotonic() + SETTLE_S
-        self.accepted.read()
-        while self.missing() and time.monotonic() < deadline:
-            await asyncio.sleep(WATCH_S)
-
-    def missing(self) -> int:
-        """How much was accepted and not seen yet."""
-        return sum(len(ids.keys() - self.seen_ms[table].keys()) for table, ids in self.accepted.answered_ms.items())
-
-    def freshness_ms(self) -> list[int]:
-        """For each event: from its answer until it was seen, sorted. 0 where it was seen first."""
-        return sorted(
-            max(0, seen - answered[event_id])
-            for table, answered in self.accepted.answered_ms.items()
-            for event_id, seen in self.seen_ms[table].items()
-            if event_id in answered
-        )
-
-    async def _look(self) -> None:
-        while True:
-            with suppress(PinstreamError):
-                rows = await self._warehouse.select(_NEW, self._next)
-                at_ms = now_ms()
-                for row in rows:
-                    self.seen_ms[row["table"]].setdefault(row["event_id"], at_ms)
-                    after = self._next[row["table"]]
-                    after[row["k_partition"]] = max(after[row["k_partition"]], row["k_offset"] + 1)
-            await asyncio.sleep(WATCH_S)
-
-    async def _tell(self, say: Emit) -> None:
-        while True:
-            await asyncio.sleep(SAY_S)
-            self.accepted.read()
-            say("loadtest", f"{len(self.accepted)} accepted, {self.missing()} of them not in ClickHouse yet")
-
-
-# --- the truth ---------------------------------------------------------------------------------------
-
-
-class Arrived(Struct, frozen=True):
-    """What ClickHouse holds of one table."""
-
-    found: int
-    """Accepted ids that are there."""
-    events: int
-    """Everything that counts."""
-    records: int
-    """Records that were applied, by the table's own account."""
-    doubled: int
-    """Ids that count more than once, and positions that are there more than once."""
-
-
-async def _arrived(running: Running, table: str) -> Arrived:
-    ids, found = sorted(running.watch.accepted.answered_ms[table]), 0
-    present = queries.event_ids_present if table == "events" else _engagement_ids_present
-    for start in range(0, len(ids), IDS_AT_ONCE):
-        found += len(await present(running.site_id, ids[start : start + IDS_AT_ONCE]).rows(running.warehouse))
-    name = "event_name" if table == "events" else "action"
-    doubled = (
-        f"SELECT sum(n - 1) AS n FROM (SELECT count() AS n FROM {table} FINAL GROUP BY site_id, {name}, event_id "
-        f"UNION ALL SELECT count() AS n FROM {table} GROUP BY k_partition, k_offset)"
-    )
-    records = "SELECT sum(n) AS n FROM event_minute" if table == "events" else f"SELECT count() AS n FROM {table}"
-    events = f"SELECT count() AS n FROM {table} FINAL"
-    answers = [await running.warehouse.select(sql) for sql in (events, records, doubled)]
-    return Arrived(found, *(int(rows[0]["n"] or 0) for rows in answers))
-
-
-def _engagement_ids_present(site_id: int, event_ids: Sequence[str]) -> queries.Query:
-    return queries.Query(
-        "SELECT event_id, count() AS events FROM engagements FINAL "
-        "WHERE site_id = {site:UInt32} AND event_id IN {ids:Array(String)} GROUP BY event_id",
-        {"site": site_id, "ids": list(event_ids)},
-    )
-
-
-class Judgement(Struct, frozen=True):
-    """Both ends compared."""
-
-    found: int
-    lost: int
-    doubled: int
-    strange: int
-    """Events in ClickHouse that nobody was told of."""
-
-
-def judge(ledger: Mapping[str, Any], accepted: Mapping[str, int], arrived: Mapping[str, Arrived]) -> Judgement:
-    """Compare what was accepted of each table with what arrived.
-
-    Each event is one record, and so is each withdrawal that was noted beside events. An event that was sent twice, or
-    whose answer nobody heard, may be a record more.
-    """
-    lost, doubled, strange = 0, 0, 0
-    unsure = ledger["resent"] + ledger["unanswered"]
-    for table, there in arrived.items():
-        sure = accepted[table] + (ledger["withdrawn"] if table == "events" else 0)
-        lost += max(accepted[table] - there.found, sure - there.records)
-        doubled += max(there.doubled, there.records - sure - unsure)
-        strange += max(0, there.events - sure - ledger["unanswered"])
-    return Judgement(sum(there.found for there in arrived.values()), lost, doubled, strange)
-
-
 async def _summary(running: Running, ledger: dict[str, Any], cores: float, seconds: float, restarts: int) -> Summary:
     watch = running.watch
-    accepted = {table: len(ids) for table, ids in watch.accepted.answered_ms.items()}
-    judgement = judge(ledger, accepted, {table: await _arrived(running, table) for table in accepted})
+    ids = watch.accepted.answered_ms
+    there = {table: await arrived(running.warehouse, running.site_id, table, ids[table]) for table in ids}
+    judgement = judge(ledger, {table: len(ids[table]) for table in ids}, there)
     faults = {
         **ledger["unexpected"],
         "events in ClickHouse that nobody was told of": judgement.strange,
