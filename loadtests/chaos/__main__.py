@@ -10,6 +10,7 @@ import shutil
 import signal
 import sys
 import tempfile
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -36,25 +37,36 @@ def main() -> int:
     if any(fault.kind == "disk_full" for fault in options.faults):
         with suppress(OSError):  # no root, or a container without the right to mount
             tmpfs = Tmpfs(options.spool)
-    passed = False
+    passed, outcome = False, None
     try:
         outcome = asyncio.run(_until_told(options, tmpfs))
         passed = outcome["missing"] == 0 and outcome["answered"] > 0 and outcome["strange"] == 0
-    except PartFault as fault:
-        print(f"scripts/chaos: {fault}", file=sys.stderr)
-        return 1
-    except (KeyboardInterrupt, asyncio.CancelledError):
-        print("scripts/chaos: stopped; nothing was counted", file=sys.stderr)
-        return 1
+    except* PartFault as group:
+        for fault in _leaves(group):
+            say(f"scripts/chaos: {fault}")
+    except* (KeyboardInterrupt, asyncio.CancelledError):
+        say("scripts/chaos: stopped; nothing was counted")
     finally:
+        if tmpfs:
+            tmpfs.unmount()
         if passed and not keep:
             shutil.rmtree(options.directory, ignore_errors=True)
         else:
             say(f"everything is kept in {options.directory}")
+    if outcome is None:
+        return 1
     _summary(outcome)
     if as_json:
         print(json.dumps(outcome))
     return 0 if passed else 1
+
+
+def _leaves(group: BaseExceptionGroup[PartFault]) -> Iterator[PartFault]:
+    for each in group.exceptions:
+        if isinstance(each, BaseExceptionGroup):
+            yield from _leaves(each)
+        else:
+            yield each
 
 
 async def _until_told(options: Options, tmpfs: Tmpfs | None) -> dict[str, Any]:

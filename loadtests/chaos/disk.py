@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import resource
+import shutil
 import subprocess
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -54,6 +55,7 @@ class Tmpfs:
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode:
                 raise OSError(f"{' '.join(command)}: {done.stderr.strip()}")
+        self._folder = folder
         self._ballast = folder / "ballast"
 
     def fill(self) -> None:
@@ -65,6 +67,15 @@ class Tmpfs:
     def relieve(self) -> None:
         """See `Disk`."""
         self._ballast.unlink(missing_ok=True)
+
+    def unmount(self) -> None:
+        """The folder is an ordinary one again, with what it held; nobody may use it meanwhile."""
+        self.relieve()
+        kept = self._folder.with_name(f"{self._folder.name}.kept")
+        shutil.copytree(self._folder, kept)
+        subprocess.run(["umount", str(self._folder)], check=True)
+        self._folder.rmdir()
+        kept.rename(self._folder)
 
 
 class FileSizes:

@@ -77,7 +77,12 @@ class Kafka:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )
-        out, err = await asyncio.wait_for(process.communicate(), COMMAND_S)
+        try:
+            out, err = await asyncio.wait_for(process.communicate(), COMMAND_S)
+        finally:
+            if process.returncode is None:  # we are told to end: it must not start anything behind our back
+                process.kill()
+                await process.wait()
         if process.returncode:
             raise PartFault(f"scripts/kafka {command}: {err.decode().strip()}")
         return out.decode().strip()

@@ -283,15 +283,18 @@ def test_no_answer_is_a_lie_while_processes_and_the_network_fail(tmp_path: Path)
     need_kafka()
     kinds = "kafka_kill,acks_lost,disk_full,collect_kill"
     command = ["collect", "--kills", "3", "--quick", "--kinds", kinds, "--seed", "34", "--rate", "200", "--json"]
-    done = subprocess.run(
+    with subprocess.Popen(
         [sys.executable, "-m", "loadtests.chaos", *command, "--proxy", "own", "--dir", str(tmp_path)],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         text=True,
-        timeout=150,
-    )
-    outcome = json.loads(done.stdout.splitlines()[-1])
-    assert done.returncode == 0, outcome
+    ) as chaos:
+        try:
+            said, _ = chaos.communicate(timeout=120)
+        finally:
+            chaos.terminate()  # it ends what it started
+    assert chaos.returncode == 0
+    outcome = json.loads(said.splitlines()[-1])
     assert outcome["missing"] == 0
     assert outcome["answered"] > 200
     # As this seed deals them; collect is killed while Kafka is away.
