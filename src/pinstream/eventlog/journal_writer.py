@@ -78,6 +78,7 @@ class JournalAppender:
         self._retention = retention
         self._others_bytes = 0
         self._used_bytes = 0
+        self._wanted_bytes = 1  # by whom there was no room for
         self._tend_at = 0.0
         self._fault: LogError | None = None
         self._waiting: deque[_Append] = deque()
@@ -141,7 +142,7 @@ class JournalAppender:
             raise Fatal("The journal's writer has stopped. Restart this process.")
         if self._fault is not None:
             raise self._fault
-        if self._room() <= 0:
+        if self._room() < self._wanted_bytes:
             raise self._full()
 
     async def aclose(self) -> None:
@@ -238,6 +239,7 @@ class JournalAppender:
                 room -= append.size_bytes
                 fitting.append(append)
             else:
+                self._wanted_bytes = min(append.size_bytes, self._retention.max_bytes // 10)
                 append.error = self._full()
         return fitting
 

@@ -89,8 +89,6 @@ _POISONED = (
     kafka.ProducerClosed,
 )
 """After one of these a producer never delivers again: another one takes its place."""
-_NO_LEADER = (kafka.NotLeaderForPartitionError, kafka.LeaderNotAvailableError)
-"""Given to an accepted batch, aiokafka has counted a sequence number that Kafka never saw: the next batch fails."""
 
 
 def translated(exc: BaseException) -> LogError:
@@ -494,9 +492,10 @@ class KafkaAppender:
         self._tasks: set[asyncio.Task[None]] = set()
         self._fault: LogError | None = None
         self._acked_at = 0.0
-        self._started = False
+        self._started = asyncio.Event()
         self._closed = False
         self._producer = self._make_producer()
+        self._retired: set[AIOKafkaProducer] = set()
         self._admin = AIOKafkaAdminClient(**client)
 
     def _make_producer(self) -> AIOKafkaProducer:
@@ -516,7 +515,7 @@ class KafkaAppender:
             async with asyncio.timeout(_start_s(self._settings)):
                 await self._producer.start()
                 await self._admin.start()
-            self._started = True
+            self._started.set()
         except BaseException as exc:
             await self.aclose()
             if not isinstance(exc, (kafka.KafkaError, OSError, TimeoutError)):
@@ -532,6 +531,8 @@ class KafkaAppender:
         deadline = time.monotonic() + self._ack_timeout_s
         batches = self._batches(records)
         try:
+            if not self._started.is_set():
+                await _until(self._started, deadline)
             await self._send(batches, deadline)
             if acks := [batch.ack for batch in batches if batch.ack is not None]:
                 await asyncio.wait(acks, timeout=max(0.0, deadline - time.monotonic()))
@@ -605,7 +606,7 @@ class KafkaAppender:
 
     async def _offer(self, batch: _Batch) -> bool:
         """True if Kafka's client took it. Cancelled, it did not: nothing is awaited once the batch is in its queue."""
-        if not self._started:
+        if not self._started.is_set():
             batch.refusal = kafka.KafkaTimeoutError("its producer is being replaced")
             return False
         topic, number = batch.partition
@@ -642,7 +643,7 @@ class KafkaAppender:
         if not left:
             return None
         refusals = [exc for batch in left if (exc := _failure(batch)) is not None]
-        if self._started and (any(map(_poisons, left)) or self._producer._sender.sender_task.done()):
+        if self._started.is_set() and (any(map(_poisons, left)) or self._producer._sender.sender_task.done()):
             self._replace_producer()
         if "open" in states or "unknown" in states:
             return self._uncertain(left, refusals)
@@ -685,7 +686,7 @@ class KafkaAppender:
 
     def renew(self) -> None:
         """Give up the connection, and what is still open on it, for another one. For a Kafka that answers others."""
-        if self._started:
+        if self._started.is_set():
             self._replace_producer()
 
     def _replace_producer(self) -> None:
@@ -693,22 +694,24 @@ class KafkaAppender:
         if self._closed:
             return
         logger.warning("Kafka's producer cannot deliver any more; another one takes its place.")
-        self._started = False
+        self._started.clear()
         old, self._producer = self._producer, self._make_producer()
+        self._retired.add(old)
         self._spawn(self._swap(old, self._producer))
 
     async def _swap(self, old: AIOKafkaProducer, new: AIOKafkaProducer) -> None:
         held = set(self._unsettled)
         await _stopped(old)
+        self._retired.discard(old)
         _give_up(held)
-        while not self._started:
+        while not self._started.is_set():
             try:
                 async with asyncio.timeout(_start_s(self._settings)):
                     await new.start()
             except (kafka.KafkaError, OSError, TimeoutError):
                 await asyncio.sleep(1)
             else:
-                self._started = True
+                self._started.set()
 
     def _spawn(self, work: Any) -> None:
         task = asyncio.ensure_future(work)
@@ -738,8 +741,15 @@ class KafkaAppender:
             await asyncio.wait(set(self._open), timeout=within_s)
         for task in list(self._tasks):
             task.cancel()
-        await asyncio.gather(_stopped(self._producer, within_s), _stopped(self._admin, within_s))
+        clients = (self._producer, *self._retired, self._admin)
+        await asyncio.gather(*(_stopped(client, within_s) for client in clients))
         _give_up(self._unsettled)
+
+
+async def _until(happened: asyncio.Event, deadline: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+            await happened.wait()
 
 
 def _give_up(unsettled: Collection[asyncio.Future[bool]]) -> None:
@@ -779,8 +789,9 @@ def _failure(batch: _Batch) -> BaseException | None:
 
 
 def _poisons(batch: _Batch) -> bool:
-    after = (*_POISONED, *_NO_LEADER) if batch.ack else _POISONED
-    return isinstance(_failure(batch), after)
+    """aiokafka has counted the sequence numbers of a batch it accepted: if that fails, the next is out of order."""
+    failure = _failure(batch)
+    return isinstance(failure, _POISONED) or (batch.ack is not None and failure is not None)
 
 
 # --- reading ---------------------------------------------------------------------------------------
