@@ -269,4 +269,5 @@ def test_a_look_at_the_characters_says_nothing_that_the_long_way_does_not(text: 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(scrub, "is_calm", lambda text: False)
         patched.setattr(scrub, "_is_calm_url", lambda url: False)
+        patched.setattr(scrub, "_is_short_and_calm", lambda url: False)
         assert short == (scrub.scrub_url(text, limit), scrub.scrub_text(text, limit))

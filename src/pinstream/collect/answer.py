@@ -41,16 +41,16 @@ class Answer(NamedTuple):
     """A Set-Cookie header to send."""
 
 
-NO_CONTENT: Final = Answer(204, [])
-
-
-def of_outcomes(outcomes: Sequence[Outcome]) -> Answer:
+def of_outcomes(outcomes: Sequence[Outcome], cookie: str = "") -> Answer:
     """204 all durable, 200 all dropped, 400 all refused (403 for a site or origin), else 207 with a line each."""
-    if len(outcomes) == 1 and outcomes[0].status == "durable":
-        return NO_CONTENT
+    for outcome in outcomes:
+        if outcome.status != "durable":
+            return _mixed(outcomes)._replace(cookie=cookie)
+    return Answer(204, [], cookie=cookie)
+
+
+def _mixed(outcomes: Sequence[Outcome]) -> Answer:
     kinds = {outcome.status for outcome in outcomes}
-    if kinds == {"durable"}:
-        return NO_CONTENT
     if kinds == {"refused"}:
         return _refusal(outcomes[0].reason, outcomes[0].field, outcomes)
     if kinds == {"dropped"}:

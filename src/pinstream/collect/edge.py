@@ -42,7 +42,7 @@ _EPIK = re.compile(r"(?:^|;)\s*_epik=([^;\s]*)")
 class Head:
     """A request without its body."""
 
-    __slots__ = ("_fields", "headers", "path", "peer", "query")
+    __slots__ = ("fields", "headers", "path", "peer", "query")
 
     def __init__(self, path: str, query: bytes, headers: list[tuple[bytes, bytes]], peer: str) -> None:
         """`headers`: in order, names in lower case; `peer`: the other end's address, empty if there is none."""
@@ -50,17 +50,17 @@ class Head:
         self.query = query
         self.headers = headers
         self.peer = peer
-        self._fields = dict(reversed(headers))
+        self.fields = dict(reversed(headers))
 
     def get(self, name: bytes) -> str:
         """The first header of that name, or empty."""
-        value = self._fields.get(name)
+        value = self.fields.get(name)
         return value.decode("latin-1") if value else ""
 
     @property
     def origin(self) -> str | None:
         """The Origin header; None: there is none."""
-        value = self._fields.get(b"origin")
+        value = self.fields.get(b"origin")
         return None if value is None else value.decode("latin-1")
 
     def all(self, name: bytes) -> str:
@@ -174,25 +174,25 @@ class Edge:
 
     def _context(self, head: Head, site: Site, source: Source) -> Context:
         """What the edge knows about the sender. A server's own address and agent say nothing about the visitor."""
-        cookies = "" if head.origin == NULL_ORIGIN else head.get(b"cookie")
-        direct = source != "api"
-        agent = head.get(b"user-agent") if direct else ""
+        fields = head.fields
+        cookies = "" if fields.get(b"origin") == b"null" else head.get(b"cookie")
+        ip = agent = language = ""
+        if source != "api":
+            ip = client_ip(head.peer, head.all(b"x-forwarded-for"), self._proxies) if self._proxies else head.peer
+            agent, language = head.get(b"user-agent"), head.get(b"accept-language")
         return Context(
             now_ms=self._clock(),
             site=site,
-            ip=self._ip(head) if direct else "",
+            ip=ip,
             user_agent=agent,
-            language=head.get(b"accept-language") if direct else "",
+            language=language,
             visitor_cookie=_first(_VISITOR, cookies) if cookies else "",
             epik_cookie=_first(_EPIK, cookies) if "_epik=" in cookies else "",
-            opted_out=head.get(b"sec-gpc") == "1" or head.get(b"dnt") == "1",
+            opted_out=fields.get(b"sec-gpc") == b"1" or fields.get(b"dnt") == b"1",
             bot=is_bot(agent),
             source=source,
             suppressed=self._gate.suppressed,
         )
-
-    def _ip(self, head: Head) -> str:
-        return client_ip(head.peer, head.all(b"x-forwarded-for"), self._proxies) if self._proxies else head.peer
 
     # --- what became of it -> the answer ---
 
@@ -210,10 +210,8 @@ class Edge:
         if taken.rejections:
             self._committer.leave(taken.rejections)
         _count(found)
-        answer = answers.of_outcomes(found.outcomes)
-        if taken.cookies and found.visitor is not None:
-            return answer._replace(cookie=answers.cookie(found.visitor, taken.site))
-        return answer
+        cookie = answers.cookie(found.visitor, taken.site) if taken.cookies and found.visitor is not None else ""
+        return answers.of_outcomes(found.outcomes, cookie)
 
     def _rejections(self, found: Intake, site: Site, body: bytes) -> Sequence[Record]:
         """What was refused, never what it said; so many a second at most."""

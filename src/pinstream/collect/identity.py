@@ -182,10 +182,13 @@ _NORMAL: Final[dict[str, Callable[[str], str]]] = {
 
 def visitor_id(site_id: int, *, visitor: str, person: Person, epik: str) -> int:
     """Our number for a visitor: 8 bytes of BLAKE2b over the site and the best identity there is; 0 = nobody known."""
-    for mark, value in (("v", visitor), ("x", person.external_id), ("e", person.em), ("k", epik)):
-        if value:
-            return visitor_hash(site_id, f"{mark}:{value}")
-    return 0
+    if visitor:
+        return visitor_hash(site_id, f"v:{visitor}")
+    if person.external_id:
+        return visitor_hash(site_id, f"x:{person.external_id}")
+    if person.em:
+        return visitor_hash(site_id, f"e:{person.em}")
+    return visitor_hash(site_id, f"k:{epik}") if epik else 0
 
 
 def visitor_hash(site_id: int, identity: str) -> int:

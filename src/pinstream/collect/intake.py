@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from typing import Final, Literal, NamedTuple
 
 from pinstream.collect import stamp
-from pinstream.collect.stamp import Context, Dropped, Random, Sender
+from pinstream.collect.stamp import Context, Dropped, Random
 from pinstream.collect.wire import Wire
 from pinstream.errors import Refused
-from pinstream.event import CONSENT_WITHDRAWN, EVENTS, Event, RawEvent, canonical_name, encode
+from pinstream.event import CONSENT_WITHDRAWN, EVENTS, canonical_name, encode
 from pinstream.eventlog.contract import Record
 
 
@@ -68,47 +68,31 @@ def take(wire: Wire, context: Context, random: Random) -> Intake:
     outcomes: list[Outcome] = []
     records: list[Record] = []
     for place, event in enumerate(wire.events):
-        outcome, record = _take_one(event, wire.event_ids[place], who, context, random)
-        outcomes.append(outcome if outcome.field != _PROPS_PATH else _placed(outcome, place, wire))
-        if record:
-            records.append(record)
-        if _withdraws(event):
+        try:
+            if isinstance(event, Refused):
+                raise event
+            stored = stamp.stamp(event, who, context, random)
+        except Refused as exc:
+            outcomes.append(Outcome(wire.event_ids[place], "refused", exc.reason, _placed(exc.field, place, wire)))
+            continue
+        if isinstance(stored, Dropped):
+            outcomes.append(Outcome(wire.event_ids[place], "dropped", stored.reason))
+        else:
+            outcomes.append(Outcome(stored.event_id, "durable"))
+            records.append(Record(EVENTS, stored.visitor_id, encode(stored)))
+        if canonical_name(event.event) == CONSENT_WITHDRAWN:
             withdrew = False  # and no second record of it
-            withdrawn = withdrawn or record is not None
-    implied = None
-    if withdrew:
-        implied = stamp.withdrawal(who, context, "", context.now_ms, random)
+            withdrawn = withdrawn or not isinstance(stored, Dropped)
+    implied = stamp.withdrawal(who, context, "", context.now_ms, random) if withdrew else None
     if implied:
-        records.append(_record(implied))
+        records.append(Record(EVENTS, implied.visitor_id, encode(implied)))
     cookie = "" if withdrawn else (who.visitor or None) if records else None
     return Intake(outcomes, records, cookie, implied is not None)
-
-
-def _take_one(
-    event: RawEvent | Refused, event_id: str, who: Sender, context: Context, random: Random
-) -> tuple[Outcome, Record | None]:
-    if isinstance(event, Refused):
-        return Outcome(event_id, "refused", event.reason, event.field), None
-    try:
-        stamped = stamp.stamp(event, who, context, random)
-    except Refused as exc:
-        return Outcome(event_id, "refused", exc.reason, exc.field), None
-    if isinstance(stamped, Dropped):
-        return Outcome(event_id, "dropped", stamped.reason), None
-    return Outcome(stamped.event_id, "durable"), _record(stamped)
 
 
 _PROPS_PATH: Final = "$.props"
 
 
-def _placed(outcome: Outcome, place: int, wire: Wire) -> Outcome:
-    """A fault that `stamp` found in props, with the event's place in a batch."""
-    return outcome._replace(field=f"$.events[{place}].props") if wire.batch else outcome
-
-
-def _record(event: Event) -> Record:
-    return Record(EVENTS, event.visitor_id, encode(event))
-
-
-def _withdraws(event: RawEvent | Refused) -> bool:
-    return isinstance(event, RawEvent) and canonical_name(event.event) == CONSENT_WITHDRAWN
+def _placed(path: str, place: int, wire: Wire) -> str:
+    """The path of a fault. `stamp` finds faults in props, and knows nothing of batches."""
+    return f"$.events[{place}].props" if path == _PROPS_PATH and wire.batch else path

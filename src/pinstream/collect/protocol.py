@@ -117,7 +117,7 @@ class Hot(Bounded):
         self.last_at = self.loop.time()
         self._possible_bytes = self._unseen_bytes + len(data)
         super().data_received(data)
-        if self._head and self._body_open and self._body_clock is None and not self.transport.is_closing():
+        if self._head and self._body_clock is None and not self.transport.is_closing():
             self._body_clock = self.loop.call_later(self.body_timeout_s, self._body_too_slow)
 
     def shutdown(self) -> None:

@@ -55,9 +55,13 @@ def is_calm(text: str) -> bool:
     return _CALM_TEXT.fullmatch(text) is not None
 
 
+_SCHEME_CHARS: Final = len("https:")
+
+
 def _is_calm_url(url: str) -> bool:
     """As `is_calm`, for `scrub_url`."""
-    if not _CALM_URL.fullmatch(url) or "tel:" in url.lower():
+    scheme = _SCHEME_CHARS if url.startswith("http") else 0
+    if not _CALM_URL.fullmatch(url) or (url.find(":", scheme) >= 0 and "tel:" in url.lower()):
         return False
     if "=" not in url:
         return True
@@ -65,6 +69,10 @@ def _is_calm_url(url: str) -> bool:
     if "=" in path or "/" in query or "?" in query:
         return False
     return not any(map(_kind, [parameter.partition("=")[0] for parameter in query.split("&")]))
+
+
+_CACHED_CHARS: Final = 300
+_is_short_and_calm = lru_cache(maxsize=8192)(_is_calm_url)  # many visitors are on few pages
 
 
 def scrub_text(text: str, limit: int = MAX_PROPS_BYTES) -> str:
@@ -78,7 +86,7 @@ def scrub_text(text: str, limit: int = MAX_PROPS_BYTES) -> str:
 
 def scrub_url(url: str, limit: int = MAX_PROPS_BYTES) -> str:
     """The first `limit` characters of `url` without plain personal data and credentials."""
-    if _is_calm_url(url):
+    if not url or (_is_short_and_calm(url) if len(url) <= _CACHED_CHARS else _is_calm_url(url)):
         return url[:limit]
     url = _USERINFO.sub(r"\1", _WRITTEN_AT.sub("@", url))
     parts, length = [], 0

@@ -77,6 +77,10 @@ class Decision(NamedTuple):
     by: Literal["gpc", "explicit", "default"]
 
 
+_SAID_YES: Final = Decision("yes", "explicit")
+_SAID_NO: Final = Decision("no", "explicit")
+
+
 class Sender(Struct, frozen=True, kw_only=True):
     """Who sent a request, worked out once for all of its events."""
 
@@ -86,6 +90,8 @@ class Sender(Struct, frozen=True, kw_only=True):
     person: Person
     fault: Refused | None
     """Why the identifiers are refused, if they are."""
+    visitor_id: int
+    """0: only a click id can tell."""
     epik: str
     skew_ms: int
 
@@ -94,25 +100,29 @@ def decide(site: Site, *, opted_out: bool, said: str) -> Decision:
     """The browser's GPC or DNT > what the visitor said > the site's default."""
     if opted_out and not (said == "yes" and site.explicit_yes_overrides_gpc):
         return Decision("no", "gpc")
-    if said in ("yes", "no"):
-        return Decision("yes" if said == "yes" else "no", "explicit")
-    return Decision(site.consent_default, "default")
+    if said == "yes":
+        return _SAID_YES
+    return _SAID_NO if said == "no" else Decision(site.consent_default, "default")
 
 
 def sender(envelope: Envelope, context: Context) -> Sender:
     """Who sent the request. Identifiers that are refused are a fault only where consent lets them be used."""
-    person, fault = NOBODY, None
+    site, person, fault = context.site, NOBODY, None
     try:
-        person = identity.identify(envelope.user, context.site.phone_region, envelope.user_path)
+        if envelope.user:
+            person = identity.identify(envelope.user, site.phone_region, envelope.user_path)
     except Refused as exc:
         fault = exc
-    cookie = context.visitor_cookie.lower()
+    visitor, cookie = envelope.visitor_id, context.visitor_cookie
+    if cookie and cookie != visitor and is_uuid(cookie.lower()):
+        visitor = cookie.lower()
     return Sender(
-        decision=decide(context.site, opted_out=context.opted_out, said=envelope.consent),
-        visitor=cookie if is_uuid(cookie) else envelope.visitor_id,
+        decision=decide(site, opted_out=context.opted_out, said=envelope.consent),
+        visitor=visitor,
         person=person,
         fault=fault,
-        epik=scrub_text(envelope.epik),
+        visitor_id=identity.visitor_id(site.id, visitor=visitor, person=person, epik=""),
+        epik=scrub_text(envelope.epik) if envelope.epik else "",
         skew_ms=envelope.sent_at - context.now_ms if envelope.sent_at else 0,
     )
 
@@ -135,7 +145,7 @@ def stamp(raw: RawEvent, who: Sender, context: Context, random: Random) -> Event
         return Dropped(_policy(who.decision))
     if who.fault:
         raise who.fault
-    if not who.person.hashes.isdisjoint(context.suppressed):
+    if who.person.hashes and not who.person.hashes.isdisjoint(context.suppressed):
         return Dropped("suppressed")
     return _stamped(raw, who, context, random)
 
@@ -203,7 +213,7 @@ def _stamped(raw: RawEvent, who: Sender, context: Context, random: Random) -> Ev
     time, clamped = _time(raw.time, who.skew_ms, context.now_ms)
     epik = who.epik or epik_of(raw.url) or _header(context.epik_cookie)
     epik = epik if len(epik) <= MAX_EPIK_CHARS else ""
-    person = who.person
+    site, person = context.site, who.person
     event_id, order_id, search_query = raw.event_id, raw.order_id, raw.search_query
     if not is_calm(event_id + order_id + search_query):
         event_id = scrub_text(event_id, _EVENT_ID_CHARS)
@@ -216,15 +226,15 @@ def _stamped(raw: RawEvent, who: Sender, context: Context, random: Random) -> Ev
         url=scrub_url(raw.url, _URL_CHARS),
         referrer=scrub_url(raw.referrer, _URL_CHARS),
         value=_money(raw.value),
-        currency=raw.currency or context.site.currency,
+        currency=raw.currency or site.currency,
         order_id=order_id,
         order_quantity=raw.order_quantity,
         search_query=search_query,
         line_items=[_line_item(item) for item in raw.line_items],
         props=_props(raw.props) if raw.props != _NO_PROPS else raw.props,
-        site_id=context.site.id,
+        site_id=site.id,
         received_ms=context.now_ms,
-        visitor_id=identity.visitor_id(context.site.id, visitor=who.visitor, person=person, epik=epik),
+        visitor_id=who.visitor_id or identity.visitor_id(site.id, visitor="", person=NOBODY, epik=epik),
         source=context.source,
         consent="yes",
         skew_ms=who.skew_ms,
@@ -264,7 +274,7 @@ def _time(said: int, skew_ms: int, now_ms: int) -> tuple[int, bool]:
 
 
 def _money(value: float) -> float:
-    return min(round(value, 4), MAX_MONEY)
+    return min(round(value, 4), MAX_MONEY) if value else 0.0
 
 
 def _line_item(item: LineItem) -> LineItem:
