@@ -119,6 +119,8 @@ FAULT: Final = _json(
     {"reason": "internal", "field": "", "hint": "A fault of ours. It is logged; send again with the same event_id."},
 )
 
+BUSY: Final = of_refusal("busy")
+
 # --- CORS and cookies ------------------------------------------------------------------------------
 
 _CORS: Final = b"vary: Origin\r\naccess-control-expose-headers: Retry-After, X-Pinstream-Dropped\r\n"

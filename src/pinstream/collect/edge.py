@@ -114,6 +114,11 @@ class Edge:
         closing = [("Connection", "close")] if refused.reason in ("too_large", "too_slow") else []
         return answer._replace(headers=[*answer.headers, *closing])
 
+    def busy(self) -> Answer:
+        """The answer to a request that nobody has the time to read."""
+        _count(_BUSY)
+        return answers.BUSY
+
     def _guarded(self, run: Callable[[Head, bytes], Taken | Answer], head: Head, body: bytes) -> Taken | Answer:
         try:
             return run(head, body)
@@ -253,6 +258,9 @@ class Allowance:
         granted = min(wanted, self._left)
         self._left -= granted
         return granted
+
+
+_BUSY: Final = intake.refused([""], "busy")
 
 
 def _refused(found: Intake) -> Answer:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import deque
 from functools import lru_cache
 from itertools import count
@@ -26,6 +27,7 @@ from pinstream.collect.answer import Answer
 from pinstream.collect.body import DISCARD_BYTES, too_large
 from pinstream.collect.commit import Committer
 from pinstream.collect.edge import Edge, Head, Taken
+from pinstream.collect.pace import Pace
 from pinstream.errors import LogError, Refused
 from pinstream.event import MAX_BODY_BYTES
 from pinstream.serving import FIELD_BYTES, LINE_BYTES, MAX_FIELDS, MAX_HEAD_BYTES, Bounded, State
@@ -70,10 +72,11 @@ class _Refusal:
 
 
 class Hot(Bounded):
-    """One connection of the public port. `edge`, `committer` and the time are set by whoever serves."""
+    """One connection of the public port. What connections share is set by whoever serves."""
 
     edge: ClassVar[Edge]
     committer: ClassVar[Committer]
+    pace: ClassVar[Pace]
     body_timeout_s: ClassVar[float]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -115,10 +118,16 @@ class Hot(Bounded):
         if self._ended:
             return
         self.last_at = self.loop.time()
+        if not self.pace.in_turn:
+            self.pace.turn_begins(time.monotonic())
+            self.loop.call_soon(self._turn_ends)
         self._possible_bytes = self._unseen_bytes + len(data)
         super().data_received(data)
         if self._head and self._body_clock is None and not self.transport.is_closing():
             self._body_clock = self.loop.call_later(self.body_timeout_s, self._body_too_slow)
+
+    def _turn_ends(self) -> None:
+        self.pace.turn_ends(time.monotonic())
 
     def shutdown(self) -> None:
         """Called by the server: what was received is answered, then the connection ends."""
@@ -233,6 +242,8 @@ class Hot(Bounded):
         metrics.flush()
 
     def _taken(self, head: Head) -> Taken | Answer:
+        if self.pace.pressed and not self.pace.admits(time.monotonic()):
+            return self.edge.busy()
         if self._route == "v3":
             return self.edge.pixel(head)
         if self._body_bytes > MAX_BODY_BYTES:
