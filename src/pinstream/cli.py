@@ -448,6 +448,14 @@ def doctor(as_json: AsJson = False) -> None:
 
 
 @app.command()
+def openapi(as_json: AsJson = False) -> None:
+    """The OpenAPI document of collect's public port, as it stands at /openapi.json."""
+    from pinstream.collect.openapi import document
+
+    print(json.dumps(document(), indent=None if as_json else 2))
+
+
+@app.command()
 def sql(
     query: str,
     as_json: AsJson = False,

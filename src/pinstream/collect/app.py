@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from pinstream import metrics
 from pinstream.collect import answer as answers
 from pinstream.collect import body as bodies
+from pinstream.collect import openapi
 from pinstream.collect.answer import Answer
 from pinstream.collect.commit import Committer
 from pinstream.collect.edge import Edge, Head, Taken
@@ -47,6 +48,7 @@ def build(edge: Edge, committer: Committer, settings: Collect) -> ASGIApp:
         ("/v1/engagements", "engagements", {"POST": takes.engagements}),
         ("/tag.js", "tag", {"GET": tag.answer, "HEAD": tag.answer}),
         ("/healthz", "healthz", health),
+        ("/openapi.json", "openapi", {"GET": openapi.answer, "HEAD": openapi.answer}),
     ]
     routes = [Route(path, Endpoint(edge, name, methods)) for path, name, methods in paths]
     return Router(routes, redirect_slashes=False, default=Endpoint(edge, "other", {}))
