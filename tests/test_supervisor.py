@@ -225,3 +225,44 @@ def test_a_taken_port_says_what_to_do() -> None:
     with pytest.raises(SetupFault, match="is taken"):
         serving.bind("127.0.0.1", listener.getsockname()[1])
     listener.close()
+
+
+async def test_the_death_of_a_parent_with_several_threads_is_one_order_to_end(tmp_path: Path) -> None:
+    child = tmp_path / "child.py"
+    child.write_text(
+        """
+import asyncio, pathlib, sys
+from pinstream.supervisor import until_signalled
+
+async def serve(stop):
+    pathlib.Path(sys.argv[1] + ".up").touch()
+    await stop.wait()
+    await asyncio.sleep(0.5)
+    pathlib.Path(sys.argv[1]).write_text("orderly")
+
+asyncio.run(until_signalled(serve))
+"""
+    )
+    ends = [tmp_path / f"end{number}" for number in range(4)]
+    parent = f"""
+import asyncio, sys, threading, time
+from pinstream.supervisor import Program, supervised
+
+async def main():
+    for _ in range(30):
+        threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
+    programs = [Program(end, (sys.executable, {str(child)!r}, end)) for end in sys.argv[1:]]
+    async with supervised(programs, print):
+        await asyncio.sleep(60)
+
+asyncio.run(main())
+"""
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", parent, *map(str, ends))
+    async with asyncio.timeout(30):
+        while not all(Path(f"{end}.up").exists() for end in ends):
+            await asyncio.sleep(0.05)
+        process.kill()
+        await process.wait()
+        while not all(end.exists() for end in ends):
+            await asyncio.sleep(0.05)
+    assert [end.read_text() for end in ends] == ["orderly"] * 4

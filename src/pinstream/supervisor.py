@@ -35,6 +35,9 @@ BACKOFF_S = (0.5, 1.0, 2.0, 5.0, 10.0)
 STEADY_S = 30.0
 """A process that ran this long is not in a crash loop: it is started again at once."""
 
+ONE_DEATH_S = 1.0
+"""Linux tells a child of its parent's death once for each thread that the parent had (see `_die_with_parent`)."""
+
 Emit = Callable[[str, str], None]
 """Where a line of a process goes: (name of the process, line)."""
 
@@ -292,17 +295,24 @@ Serve = Callable[[asyncio.Event], Coroutine[None, None, None]]
 
 
 async def until_signalled(serve: Serve) -> None:
-    """Run `serve(stop)`, where SIGTERM and SIGINT set `stop`, and a second one cancels what is still going on."""
+    """Run `serve(stop)`, where SIGTERM and SIGINT set `stop`, and a second one cancels what is still going on.
+
+    A SIGTERM within ONE_DEATH_S of the first signal is not a second one.
+    """
     stop = asyncio.Event()
     task = asyncio.ensure_future(serve(stop))
-
-    def told() -> None:
-        if stop.is_set():
-            task.cancel()
-        stop.set()
-
     loop = asyncio.get_running_loop()
+    told_at = 0.0
+
+    def told(number: signal.Signals) -> None:
+        nonlocal told_at
+        if not stop.is_set():
+            told_at = loop.time()
+            stop.set()
+        elif number == signal.SIGINT or loop.time() - told_at > ONE_DEATH_S:
+            task.cancel()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, told)
+        loop.add_signal_handler(number, told, number)
     with suppress(asyncio.CancelledError):
         await task
