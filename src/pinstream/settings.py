@@ -53,6 +53,14 @@ class Collect(_Section):
     reject_records_per_s: int = Field(
         50, ge=0, description="Refusals written to the log a second; the rest are counted."
     )
+    limits: Literal["off", "dry_run", "enforce"] = Field(
+        "off", description="What happens to events above the limits below: taken, taken and counted, refused with 429."
+    )
+    site_events_per_s: int = Field(1000, ge=1, description="Events a second that one site may send, over time.")
+    key_events_per_s: int = Field(1000, ge=1, description="Events a second that one API key may send, over time.")
+    burst_s: int = Field(
+        10, ge=1, le=60, description="After a rest, as many events at once as the limit allows in so many seconds."
+    )
 
 
 class Log(_Section):

@@ -16,6 +16,7 @@ import zstandard
 
 from pinstream.collect import answer as answers
 from pinstream.event import LATE_MS, MAX_BODY_BYTES, MAX_EVENTS, REASONS
+from pinstream.settings import Collect
 from tests.collect.conftest import API_KEY, BROWSER, GONE_EMAIL, OTHER, SHOP, SITE_KEY, VISITOR, Running, running
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -34,6 +35,8 @@ class Recipe(NamedTuple):
     content: bytes = b""
     headers: dict[str, str] = {}
     origin: str | None = SHOP
+    limited: bool = False
+    """Whether it goes to where `SITE` and `API_KEY` have sent as much as they may."""
 
 
 def event(**fields: Any) -> dict[str, Any]:
@@ -194,6 +197,14 @@ RECIPES: dict[str, Recipe] = {
     "engagements without consent": engagement(
         body={"site": SITE, "consent": "no", "engagements": [{"action": "like"}]}
     ),
+    "one event past the site's limit": post(event())._replace(limited=True),
+    "pixel past the site's limit": get(PIXEL)._replace(limited=True),
+    "one event past the key's limit": post(
+        event(site=SANDBOX), path="/v1/events", origin=None, x_api_key=API_KEY
+    )._replace(limited=True),
+    "an engagement past the key's limit": engagement(
+        body={"site": SANDBOX, "engagements": [{"action": "save"}]}
+    )._replace(limited=True),
     "the tag": get("/tag.js"),
     "the tag by HEAD": get("/tag.js", method="HEAD"),
     "health": get("/healthz"),
@@ -217,6 +228,16 @@ def cases() -> list[Case]:
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def edge(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Running]:
     async with running(tmp_path_factory.mktemp("journal")) as found:
+        yield found
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def limited(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Running]:
+    """Time stands still here, so that no limit is ever free again."""
+    settings = Collect(limits="enforce", site_events_per_s=1, key_events_per_s=1, burst_s=1)
+    async with running(tmp_path_factory.mktemp("journal"), settings=settings, clock=lambda: LATE_MS) as found:
+        for last in (post(event()), RECIPES["one event on /v1/events with a key"]):
+            assert (await answer(found, last)).status_code == 204
         yield found
 
 
@@ -251,9 +272,9 @@ def assert_cors(recipe: Recipe, response: httpx.Response) -> None:
 
 
 @pytest.mark.parametrize("case", cases(), ids=lambda case: case.name)
-async def test_a_documented_case(edge: Running, case: Case) -> None:
+async def test_a_documented_case(edge: Running, limited: Running, case: Case) -> None:
     recipe = RECIPES[case.name]
-    response = await answer(edge, recipe)
+    response = await answer(limited if recipe.limited else edge, recipe)
     assert (response.status_code, reasons_in(response)) == (case.status, {case.reason} - {""}), response.text
     assert response.status_code < 500
     assert_cors(recipe, response)
@@ -276,7 +297,6 @@ async def test_the_documented_reasons_are_those_there_are() -> None:
 
 async def test_every_reason_a_client_can_cause_is_in_the_table() -> None:
     ours = {
-        "rate_limited",
         "busy",
         "log_full",
         "log_away",

@@ -24,7 +24,7 @@ GIF: Final = (
 COOKIE: Final = "ps_vid"
 COOKIE_S: Final = 390 * 86_400  # under Chrome's cap of 400 days and CNIL's of 13 months
 PREFLIGHT_S: Final = 86_400
-RETRY_AFTER_S: Final = {"log_full": 1, "log_away": 5, "log_uncertain": 1, "rate_limited": 1, "busy": 1}
+RETRY_AFTER_S: Final = {"log_full": 1, "log_away": 5, "log_uncertain": 1, "busy": 1}
 
 Headers = list[tuple[str, str]]
 

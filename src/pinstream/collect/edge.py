@@ -21,13 +21,14 @@ from pinstream.collect.answer import Answer
 from pinstream.collect.commit import Committer
 from pinstream.collect.gate import NULL_ORIGIN, Gate, allows, client_ip, is_bot, networks
 from pinstream.collect.intake import Intake
+from pinstream.collect.limits import Limits
 from pinstream.collect.stamp import Context
 from pinstream.collect.wire import Wire
 from pinstream.errors import LogError, Refused
 from pinstream.event import REJECTED, Rejection, Source, encode
 from pinstream.eventlog.contract import Record
 from pinstream.settings import Collect
-from pinstream.state.snapshot import Site
+from pinstream.state.snapshot import Key, Site
 
 MAX_FIELD_CHARS: Final = 256
 MAX_QUERY_BYTES: Final = 60_000  # httptools' parser ends at 65,535 bytes, with an answer of its own
@@ -88,6 +89,8 @@ class Edge:
         self._clock = clock
         self._proxies = networks(settings.trusted_proxies)
         self._allowance = Allowance(settings.reject_records_per_s)
+        self._limits = None if settings.limits == "off" else Limits(settings)
+        self._dry_run = settings.limits == "dry_run"
 
     def cors(self, origin: str | None, *, mirror: bool) -> bytes:
         """The CORS header lines for an answer to a page of `origin`, which may read it with its cookies if `mirror`."""
@@ -143,20 +146,36 @@ class Edge:
         if site is None:
             return _refused(intake.refused(read.event_ids, "unknown_site", "$.site"))
         origin = head.origin
-        reason = self._forbidden(head, site, origin)
+        key, reason = self._forbidden(head, site, origin)
         if reason:
             found = intake.refused(read.event_ids, reason)
+        elif self._limits and (limited := self._limited(self._limits, site, key, len(read.event_ids))):
+            return limited
         else:
             found = intake.take(read, self._context(head, site, _source(head.path, origin)), os.urandom)
         return self._wanted(Taken(found, site, origin != NULL_ORIGIN, self._rejections(found, site, body)))
 
-    def _forbidden(self, head: Head, site: Site, origin: str | None) -> str:
-        """The reason why a request may not speak for the site, or empty."""
+    def _forbidden(self, head: Head, site: Site, origin: str | None) -> tuple[Key | None, str]:
+        """The key that a request presents, and the reason why it may not speak for the site, or empty."""
         presented = _presented_key(head) if head.path == "/v1/events" else ""
         if presented:
             key = self._gate.key(presented)
-            return "" if key and key.site_id in (0, site.id) else "bad_key"
-        return "" if allows(site, origin) else "wrong_origin"
+            return key, "" if key and key.site_id in (0, site.id) else "bad_key"
+        return None, "" if allows(site, origin) else "wrong_origin"
+
+    def _limited(self, limits: Limits, site: Site, key: Key | None, events: int) -> Answer | None:
+        """The answer to a request that is more than a limit allows. Only who may speak for the site uses it up."""
+        over = limits.take(self._gate.snapshot, site, key, events, self._clock())
+        if over is None:
+            return None
+        if self._dry_run:
+            metrics.tally(metrics.RATE_LIMIT_DRY_RUN.labels(over.scope), events)
+            return None
+        # Counted, but not written to the log as other refusals are: a flood must not become a flood of records.
+        metrics.tally(metrics.RECEIVED, events)
+        metrics.tally(metrics.REFUSED.labels("rate_limited"), events)
+        answer = answers.of_refusal("rate_limited")
+        return answer._replace(headers=[("Retry-After", str(over.wait_s)), *answer.headers])
 
     def _engagements(self, head: Head, body: bytes) -> Taken | Answer:
         body = bodies.inflate(body, head.get(b"content-encoding"))
@@ -169,6 +188,8 @@ class Edge:
             return _refused(intake.refused([""] * len(sent), "unknown_site", "$.site"))
         if key.site_id not in (0, site.id):
             found = intake.refused([""] * len(sent), "bad_key", "$.site")
+        elif self._limits and (limited := self._limited(self._limits, site, key, len(sent))):
+            return limited
         else:
             found = engagements.take(sent, consent, self._context(head, site, "api"), os.urandom)
         return self._wanted(Taken(found, site, rejections=self._rejections(found, site, body)))

@@ -39,6 +39,8 @@ def share(collect: Collect) -> Collect:
         "max_connections": max(1, collect.max_connections // collect.workers),
         "max_pending_bytes": max(MIN_PENDING_BYTES, collect.max_pending_bytes // collect.workers),
         "reject_records_per_s": -(-collect.reject_records_per_s // collect.workers),
+        "site_events_per_s": -(-collect.site_events_per_s // collect.workers),
+        "key_events_per_s": -(-collect.key_events_per_s // collect.workers),
     }
     return collect.model_copy(update=part)
 
