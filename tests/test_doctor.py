@@ -15,7 +15,7 @@ from pinstream.clock import now_ms
 from pinstream.event import EVENTS, Event, encode
 from pinstream.eventlog import open_log
 from pinstream.eventlog.contract import Partition, Record
-from pinstream.settings import FirstSite, Load, Settings
+from pinstream.settings import FirstSite, Load, Log, Settings
 from pinstream.settings import Log as LogSettings
 from pinstream.settings import Warehouse as WarehouseSettings
 from pinstream.state.store import Store
@@ -110,6 +110,23 @@ async def commit(settings: Settings, offset: int) -> None:
     consumer.seek(partition, offset)
     await consumer.commit(partition, offset, None)
     await consumer.aclose()
+
+
+async def test_a_spool_that_nobody_drains(healthy: Settings) -> None:
+    away = Log(kind="kafka", kafka_bootstrap=f"127.0.0.1:{free_port()}", spool_max_bytes=1 << 20)
+    settings = healthy.model_copy(update={"log": away})
+    appender = await open_log(settings).appender()
+    await appender.append([Record(EVENTS, 1, b"x" * 1000)])
+    assert list(await faults(settings)) == ["log"], "its process lives, and drains it"
+    await appender.aclose()
+    found = await faults(settings)
+    assert found["spool"].seen.startswith("1 records of processes that are gone")
+    assert "pinstream spool drain" in found["spool"].fix
+    appender = await open_log(settings).appender()
+    await appender.append([Record(EVENTS, 1, b"x" * 600_000)])
+    found = await faults(settings)
+    assert "% full" in found["spool"].seen
+    await appender.aclose()
 
 
 async def test_a_recreated_log(healthy: Settings, warehouse: Warehouse) -> None:

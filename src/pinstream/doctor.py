@@ -132,9 +132,9 @@ async def _log(settings: Settings) -> list[Finding]:
 
 def _spool(settings: Settings) -> list[Finding]:
     """Is what Kafka has not taken on its way?"""
-    if settings.log.kind != "kafka" or not settings.log.spool:
-        return []
     found = spool_file.standing(settings.spool_dir)
+    if not found and (settings.log.kind != "kafka" or not settings.log.spool):
+        return []
     findings = []
     if left := sum(each.records for each in found if each.holder is None):
         seen = f"{left} records of processes that are gone wait in {settings.spool_dir}."

@@ -462,6 +462,8 @@ async def _stopped(client: Any, within_s: float = CLOSE_S) -> None:
 
 # --- writing ---------------------------------------------------------------------------------------
 
+_NO_HEADERS: Final[list[tuple[str, bytes]]] = []
+
 
 @dataclass(eq=False, slots=True)
 class _Batch:
@@ -473,6 +475,16 @@ class _Batch:
     ack: asyncio.Future[Any] | None = None
     """None: Kafka's client did not take it."""
     refusal: BaseException | None = None
+    add: Callable[..., Any] = field(init=False)
+    """What the builder's `append` calls for each record, without what it costs beside."""
+
+    def __post_init__(self) -> None:
+        self.add = self.builder._builder.append
+
+    def close(self) -> None:
+        """It is complete."""
+        self.builder._relative_offset = len(self.records)
+        self.builder.close()
 
 
 class KafkaAppender:
@@ -487,6 +499,7 @@ class KafkaAppender:
         self._ack_timeout_s = ack_timeout_s
         self._turns = count()
         self._turn_of: dict[Partition, asyncio.Lock] = {}
+        self._queued: dict[Partition, int] = {}
         self._open: set[asyncio.Future[Any]] = set()
         self._unsettled: set[asyncio.Future[bool]] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -558,16 +571,16 @@ class KafkaAppender:
             number = (key or next(self._turns)) % len(lanes)
             batch = lanes[number]
             key_bytes = key.to_bytes(8, "big") if key else None
-            if batch is None or not batch.builder.append(timestamp=now_ms, key=key_bytes, value=value):
+            if batch is None or not batch.add(len(batch.records), now_ms, key_bytes, value, _NO_HEADERS):
                 if len(value) > MAX_VALUE_BYTES:  # which no batch takes but an empty one
                     raise _too_long()
                 batch = lanes[number] = _Batch(Partition(topic, number), self._producer.create_batch())
                 made.append(batch)
-                if not batch.builder.append(timestamp=now_ms, key=key_bytes, value=value):
+                if not batch.add(0, now_ms, key_bytes, value, _NO_HEADERS):
                     raise Fatal(f"Kafka's client does not take a record of {len(value)} bytes.")
             batch.records.append(record)
         for batch in made:
-            batch.builder.close()
+            batch.close()
         return made
 
     async def _send(self, batches: Sequence[_Batch], deadline: float) -> None:
@@ -587,9 +600,9 @@ class KafkaAppender:
 
     def _has_room(self, partition: Partition) -> bool:
         """Will Kafka's client take a batch now, without waiting for its metadata or for another batch?"""
-        turn, client = self._turn_of.get(partition), self._producer
+        client = self._producer
         return (
-            (turn is None or not turn.locked())
+            not self._queued.get(partition)
             and not client._message_accumulator._batches.get(partition)
             and partition.number in client.client.cluster._partitions.get(partition.topic, ())
         )
@@ -599,10 +612,15 @@ class KafkaAppender:
 
         aiokafka lets whoever comes first in, and counts the time of those that wait several times over.
         """
-        async with self._turn_of.setdefault(lane[0].partition, asyncio.Lock()):
-            for batch in lane:
-                if not await self._offer(batch):
-                    return
+        partition = lane[0].partition
+        self._queued[partition] = self._queued.get(partition, 0) + 1
+        try:
+            async with self._turn_of.setdefault(partition, asyncio.Lock()):
+                for batch in lane:
+                    if not await self._offer(batch):
+                        return
+        finally:
+            self._queued[partition] -= 1
 
     async def _offer(self, batch: _Batch) -> bool:
         """True if Kafka's client took it. Cancelled, it did not: nothing is awaited once the batch is in its queue."""

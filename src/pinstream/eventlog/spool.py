@@ -99,12 +99,12 @@ class SpoolingAppender:
         self._settings = settings
         self._own = Backlog(file)
         self._adopted: Backlog | None = None
+        self._hopeless: set[int] = set()  # files that are left alone from now on
         self._kafka: KafkaAppender | None = None
         self._connecting: asyncio.Task[KafkaAppender] | None = None
         self._tending: asyncio.Task[None] | None = None
         self._away_since = time.monotonic()  # 0: it is there
         self._silent_since = 0.0  # the oldest append that no acknowledgement has followed; 0: there is none
-        self._looked_at = 0.0
         self._misfit: Fatal | None = None
         self._appending = 0
         self._something = asyncio.Event()  # to drain
@@ -219,7 +219,7 @@ class SpoolingAppender:
         await _cancelled(self._connecting)
         if self._kafka is not None:
             await self._kafka.aclose(within_s=CLOSE_S)
-        await asyncio.gather(*(each.aclose() for each in (self._own, self._adopted) if each is not None))
+        await asyncio.gather(*(backlog.aclose() for backlog in self._backlogs()))
 
     # --- Kafka's coming back, and the drain: one task
 
@@ -229,7 +229,7 @@ class SpoolingAppender:
                 if self._kafka is None or self._away_since:
                     await self._come_back()
                 else:
-                    await self._drain()
+                    await self._drain(self._kafka)
             except (LogError, KafkaAway) as exc:
                 if not self._away_since:
                     self._went_away(str(exc))
@@ -253,29 +253,36 @@ class SpoolingAppender:
         else:
             await self._log.check()
         self._misfit = None
-        if not self._own.open:
-            await self._own.drain(self._kafka, PROBE_RECORDS)
-        elif not await self._late_acknowledgement():
-            return
+        if open_ := {settled for backlog in self._backlogs() for settled in backlog.open}:
+            if not await self._late_acknowledgement(open_):
+                return
+        else:
+            await self._drain_one(self._kafka, PROBE_RECORDS)
         logger.info("Kafka is back after %.0f s.", time.monotonic() - self._away_since)
         self._away_since = self._silent_since = 0.0
         metrics.SPOOLING.set(0)
 
-    async def _late_acknowledgement(self) -> bool:
+    async def _late_acknowledgement(self, open_: set[asyncio.Future[bool]]) -> bool:
         """True if something uncertain arrived. Kafka answers, so when nothing is ever settled, it is our connection."""
-        done, _ = await asyncio.wait(set(self._own.open), timeout=WEDGED_S, return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait(open_, timeout=WEDGED_S, return_when=asyncio.FIRST_COMPLETED)
         if not done and self._kafka is not None:
             self._kafka.renew()
         return any(settled.result() for settled in done)
 
-    async def _drain(self) -> None:
+    def _backlogs(self) -> list[Backlog]:
+        return [self._own] if self._adopted is None else [self._own, self._adopted]
+
+    async def _drain_one(self, kafka: KafkaAppender, most_records: int) -> int:
+        for backlog in self._backlogs():
+            if drained := await backlog.drain(kafka, most_records):
+                return drained
+        return 0
+
+    async def _drain(self, kafka: KafkaAppender) -> None:
         """One step, with the rest that keeps the pace; or wait for something to drain."""
-        backlog, kafka = self._adopted or self._own, self._kafka
-        if kafka is None:
-            return
         self._something.clear()
         started = time.monotonic()
-        drained = await backlog.drain(kafka, DRAIN_RECORDS)
+        drained = await self._drain_one(kafka, DRAIN_RECORDS)
         if drained:
             await asyncio.sleep(rest_s(drained, time.monotonic() - started))
         elif not await self._next_orphan():
@@ -289,8 +296,12 @@ class SpoolingAppender:
             if self._adopted.open:
                 return False
             backlog, self._adopted = self._adopted, None
+            if backlog.file.records:  # Kafka refuses them, as it would again
+                self._hopeless.add(backlog.file.number)
             await backlog.aclose()
         for number in await asyncio.to_thread(spool_file.orphans, self._directory):
+            if number in self._hopeless:
+                continue
             try:
                 file = await SpoolFile.adopt(self._directory, number, self._settings.spool_max_bytes)
             except (LogError, SetupFault) as exc:

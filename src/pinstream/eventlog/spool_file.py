@@ -128,7 +128,10 @@ class SpoolFile:
 
     async def add(self, parts: Sequence[tuple[State, Sequence[Record]]]) -> list[range]:
         """Return the sequence numbers of each part once all of them are durable. Raises Retryable: none is."""
-        rows = [Record(state.value, 0, _encode(record)) for state, records in parts for record in records]
+        rows: list[Record] = []
+        for state, records in parts:
+            name = state.value
+            rows += [Record(name, 0, _encode(record)) for record in records]
         start = (await self._writer.store(rows)).start
         self.records += len(rows)
         found = []
