@@ -20,6 +20,7 @@ from pinstream.collect.answer import Answer
 from pinstream.event import (
     MAX_EVENTS,
     MAX_PROPS_BYTES,
+    MAX_PROPS_DEPTH,
     MAX_UINT64,
     REASONS,
     Action,
@@ -70,7 +71,7 @@ def _fields(struct: type[Struct], names: Iterable[str] = ()) -> dict[str, Schema
             continue
         match field.name:
             case "props":
-                schema: Schema = {"type": "object"}
+                schema: Schema = _ref("Object")
             case "line_items":
                 schema = {"type": "array", "items": _ref("LineItem"), "maxItems": _of_type(field.type)["maxItems"]}
             case _:
@@ -98,6 +99,10 @@ def _object(properties: dict[str, Schema], *required: str, description: str = ""
     return schema | ({"description": description} if description else {})
 
 
+_OPEN: Final = {"propertyNames": _ref("Text"), "additionalProperties": _ref("Value")}
+"""Any further fields."""
+
+
 def _envelope() -> dict[str, Schema]:
     fields = {
         "site": _text(wire.MAX_SITE_CHARS) | {"minLength": 1},
@@ -120,7 +125,10 @@ def _sent() -> dict[str, Schema]:
         envelope | event, "site", "event", description="One event, with the envelope's fields beside it."
     )
     events = {"type": "array", "items": _ref("Event"), "minItems": 1, "maxItems": MAX_EVENTS}
-    within = _object(event, "event") | {"propertyNames": {"not": {"enum": sorted(envelope)}}}
+    within = _object(event, "event") | {
+        "additionalProperties": _ref("Value"),
+        "propertyNames": _ref("Text") | {"not": {"enum": sorted(envelope)}},
+    }
     pin = _fields(Engagement, {"time", "product_id", "pin_id", "board_id", "ad_id", "campaign_id"})
     for name, schema in pin.items():
         if name.endswith("_id") and schema["type"] == "integer":
@@ -130,7 +138,16 @@ def _sent() -> dict[str, Schema]:
     pin |= {name: envelope[name] for name in ("visitor_id", "epik", "user")}
     pins = {"type": "array", "items": _ref("Engagement"), "minItems": 1, "maxItems": MAX_EVENTS}
     head = {name: envelope[name] for name in ("site", "consent")}
+    values = [
+        _ref("Text"),
+        {"type": ["number", "boolean", "null"]},
+        {"type": "array", "items": _ref("Value")},
+        _ref("Object"),
+    ]
     return {
+        "Value": {"anyOf": values, "description": f"At most {MAX_PROPS_DEPTH} levels deep."},
+        "Object": {"type": "object"} | _OPEN,
+        "Text": {"type": "string", "pattern": _NO_NUL},
         "Identifier": {"anyOf": [identifier, several]},
         "User": {
             "type": "object",
@@ -138,10 +155,10 @@ def _sent() -> dict[str, Schema]:
             "additionalProperties": False,
             "description": "Identifiers, plain or as hexadecimal SHA-256; plain ones are hashed at once and forgotten.",
         },
-        "LineItem": _object(_fields(LineItem)),
+        "LineItem": _object(_fields(LineItem)) | _OPEN,
         "Event": within,
-        "SingleEvent": one_event,
-        "Batch": _object(envelope | {"events": events}, "site", "events"),
+        "SingleEvent": one_event | _OPEN,
+        "Batch": _object(envelope | {"events": events}, "site", "events") | _OPEN,
         "PinterestForm": _object({name: parameter["schema"] for name, parameter in _PIXEL.items()}, "tid", "event"),
         "Engagement": _object(pin, "action") | {"additionalProperties": False},
         "Engagements": _object(head | {"engagements": pins}, "site", "engagements"),
