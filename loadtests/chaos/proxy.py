@@ -67,7 +67,7 @@ class Toxiproxy:
         self._program = program
         self.port = free_port()
         self._process: asyncio.subprocess.Process | None = None
-        self._api = httpx.AsyncClient(trust_env=False, timeout=5)
+        self._api = httpx.AsyncClient(trust_env=False, timeout=5, verify=False)
         self._toxic: Toxic | None = None
 
     async def start(self, upstream: int) -> None:

@@ -157,6 +157,7 @@ class _Stage:
             drain_s = time.monotonic() - back
             for task in watching:
                 task.cancel()
+        await self._watch.look()  # at what was counted since it last looked
         return {
             "kills": len(self._options.faults),
             "faults": dict(Counter(fault.kind for fault in self._options.faults)),
