@@ -42,7 +42,7 @@ class Collect(_Section):
     body_timeout_s: float = Field(10, gt=0, le=120, description="A request's body must arrive within this time.")
     max_connections: int = Field(4096, ge=1, description="Open connections before 503.")
     longest_turn_ms: int = Field(
-        100, ge=1, le=10_000, description="While one round over all connections takes longer, its rest is told 503."
+        100, ge=1, le=10_000, description="While one round over all connections takes longer, some are told 503."
     )
     trusted_proxies: list[str] = Field(
         [], description="Networks whose X-Forwarded-For is believed, such as 10.0.0.0/8."

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pinstream.collect.pace import GRACE_S, Pace
+import pytest
+
+from pinstream.collect.pace import GRACE_S, REFUSING, Pace
 
 LONG = 0.1
 
@@ -10,7 +12,7 @@ LONG = 0.1
 def turn(pace: Pace, begins: float, lasts: float) -> list[bool]:
     """Whether a request is taken at the beginning, at the bound, and one past it."""
     pace.turn_begins(begins)
-    found = [pace.admits(begins + after) for after in (0.0, LONG, LONG + 0.001)]
+    found = [pace.admits(begins + after) for after in (0.0, LONG - 0.001, LONG + 0.001)]
     pace.turn_ends(begins + lasts)
     return found
 
@@ -38,3 +40,12 @@ def test_one_short_turn_ends_it() -> None:
         turn(pace, begins, 0.4)
     assert turn(pace, 12.0, LONG) == [True, True, False]
     assert turn(pace, 12.5, 0.4) == [True, True, True]
+
+
+def test_to_refuse_takes_a_small_share_of_the_time() -> None:
+    pace = Pace(LONG)
+    for begins in (10.0, 12.0):
+        turn(pace, begins, 1.9)
+    pace.turn_begins(14.0)
+    asked = [pace.admits(14.0 + after / 10_000) for after in range(100_000)]
+    assert asked.count(False) / asked.count(True) == pytest.approx(REFUSING, rel=0.05)
