@@ -7,6 +7,7 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import msgspec
@@ -18,6 +19,7 @@ from pinstream.errors import SetupFault, StateError
 from pinstream.event import EVENTS
 from pinstream.eventlog.journal import JournalLog
 from pinstream.serving import bind
+from pinstream.serving import serving as serve_public
 from pinstream.settings import Collect, Settings
 from pinstream.state.snapshot import Snapshot
 from tests.collect.conftest import BROWSER, SHOP, SITE, SNAPSHOT, Running
@@ -94,6 +96,27 @@ async def test_stopping_answers_what_is_open_and_keeps_it(tmp_path: Path) -> Non
         statuses = [(await request).status_code for request in open_requests]
     assert statuses == [204] * 20
     assert len(await Running("", settings.journal_dir).stored(EVENTS)) == 21
+
+
+async def test_it_is_not_ready_before_the_public_port_takes_connections(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = settings_in(tmp_path)
+    before: list[httpx.Response] = []
+
+    @asynccontextmanager
+    async def asked_first(*args: Any, **options: Any) -> AsyncIterator[int]:
+        async with httpx.AsyncClient() as http:
+            before.append(await http.get(f"http://127.0.0.1:{settings.collect.ops_port}/readyz"))
+        async with serve_public(*args, **options) as port:
+            yield port
+
+    monkeypatch.setattr(server, "serving", asked_first)
+    async with serving(settings) as role, browser() as http:
+        assert (await http.get(f"{role.ops}/readyz")).status_code == 200
+    (response,) = before
+    assert response.status_code == 503
+    assert "starting" in response.json()["hint"]
 
 
 async def test_while_it_stops_it_is_not_ready(tmp_path: Path) -> None:
