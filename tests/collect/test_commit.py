@@ -129,13 +129,46 @@ async def test_a_fault_that_names_records_leaves_the_others_durable(kind: type[L
 
 async def test_a_record_the_log_never_takes_costs_only_its_own_request() -> None:
     drum = Drum()
-    drum.faults = [Fatal("too large"), None, Fatal("too large"), None]
+    drum.faults = [Fatal("too large"), None, Fatal("too large"), Fatal("too large"), None]
     async with committing(drum) as committer:
         results = await asyncio.gather(
             *(committer.commit([record(value)]) for value in (b"a", b"b", b"c")), return_exceptions=True
         )
     assert [type(result) for result in results] == [type(None), Fatal, type(None)]
-    assert drum.groups == [[b"a", b"b", b"c"], [b"a"], [b"b"], [b"c"]]
+    assert drum.groups == [[b"a", b"b", b"c"], [b"a"], [b"b", b"c"], [b"b"], [b"c"]]
+
+
+async def test_two_refused_requests_among_hundreds_are_found_by_halves() -> None:
+    def refuse(records: Sequence[Record]) -> LogError | None:
+        return Fatal("too large") if any(each.value in (b"7", b"400") for each in records) else None
+
+    drum = Drum()
+    drum.faults = [refuse] * 1000
+    async with committing(drum) as committer:
+        results = await asyncio.gather(
+            *(committer.commit([record(b"%d" % n)]) for n in range(512)), return_exceptions=True
+        )
+        assert committer._pending_bytes == 0
+    assert [n for n, result in enumerate(results) if result] == [7, 400]
+    taken = [value for group in drum.groups if not {b"7", b"400"} & set(group) for value in group]
+    assert taken == [b"%d" % n for n in range(512) if n not in (7, 400)], "each once, in the order of arrival"
+    assert len(drum.groups) < 40
+
+
+async def test_a_fault_that_nobody_foresaw_is_logged_and_leaves_the_log_open(caplog: pytest.LogCaptureFixture) -> None:
+    drum = Drum()
+    drum.faults = [KeyError("a client library's own")]
+    async with committing(drum) as committer:
+        results = await asyncio.gather(
+            *(committer.commit([record(value)]) for value in (b"a", b"b")), return_exceptions=True
+        )
+        for value, result in zip((b"a", b"b"), results, strict=True):
+            assert isinstance(result, Uncertain)
+            assert [each.value for each in result.records] == [value]
+            assert not await result.settled
+        assert "a client library's own" in caplog.text
+        committer.check()
+        await committer.commit([record(b"later")])
 
 
 async def test_what_waits_is_bounded_in_bytes() -> None:

@@ -156,22 +156,23 @@ class Committer:
             group.append(self._parked.popleft())
         return group
 
-    async def _append_group(self, group: list[_Waiting]) -> None:
-        fault: LogError | None = None
+    async def _append_group(self, group: Sequence[_Waiting]) -> None:
+        """Append, and tell what came of it. What the log refuses for good is found by halves; the order is kept."""
+        parts = [group]  # the next one last
         try:
-            fault = await self._append([record for waiting in group for record in waiting.records])
-            if isinstance(fault, Fatal) and len(group) > 1:
-                logger.error("The log refuses a group for good, trying its requests one by one: %s", fault)
-                while group:
-                    fault = await self._append(group[0].records)
-                    self._settle([group.pop(0)], fault)
-            elif isinstance(fault, Fatal):
-                logger.error("The log refuses a request for good: %s", fault)
-        except BaseException:
-            fault = _stopping()
-            raise
+            while parts:
+                fault = await self._append([record for waiting in parts[-1] for record in waiting.records])
+                part = parts.pop()
+                if isinstance(fault, Fatal) and len(part) > 1:
+                    half = len(part) // 2
+                    parts += [part[half:], part[:half]]
+                    continue
+                if isinstance(fault, Fatal):
+                    logger.error("The log refuses a request for good: %s", fault)
+                self._settle(part, fault)
         finally:
-            self._settle(group, fault)
+            for part in reversed(parts):
+                self._settle(part, _stopping())
 
     async def _append(self, records: Sequence[Record]) -> LogError | None:
         started = time.monotonic()
@@ -179,6 +180,9 @@ class Committer:
             await self._appender.append(records)
         except LogError as exc:
             return exc
+        except Exception:
+            logger.exception("The log failed in a way nobody foresaw: these %d records may be in it.", len(records))
+            return _unknown(records)
         metrics.APPEND_MS.observe((time.monotonic() - started) * 1000)
         metrics.GROUP_RECORDS.observe(len(records))
         return None
@@ -208,6 +212,13 @@ def _narrowed(fault: LogError | None, records: Sequence[Record], missing: set[in
     narrowed = Retryable(str(fault))
     narrowed.reason, narrowed.records = fault.reason, ours
     return narrowed
+
+
+def _unknown(records: Sequence[Record]) -> Uncertain:
+    """Nobody will ever tell whether they are in the log."""
+    settled: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+    settled.set_result(False)
+    return Uncertain("The event log failed, and may have taken the records. Send again.", records, settled)
 
 
 def _stopping() -> Retryable:
