@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable
 from functools import lru_cache
 from hashlib import sha256
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Final
 
@@ -121,14 +121,25 @@ def networks(texts: list[str]) -> tuple[Network, ...]:
 
 
 def client_ip(peer: str, forwarded: str, trusted: tuple[Network, ...]) -> str:
-    """The nearest address that is not one of our proxies. `forwarded`: X-Forwarded-For, believed of proxies only."""
+    """The nearest address that is not one of our proxies. `forwarded`: X-Forwarded-For, believed of proxies only.
+
+    A proxy may write a port behind an address, and a socket for both families has IPv4 peers mapped into IPv6
+    (RFC 4291 2.5.5.2): both are taken off.
+    """
     if not trusted or not _within(peer, trusted):
         return peer
-    hops = [hop.strip() for hop in forwarded.split(",") if hop.strip()][-MAX_FORWARDED:]
+    hops = [_bare(hop.strip()) for hop in forwarded.split(",") if hop.strip()][-MAX_FORWARDED:]
     for hop in reversed(hops):
         if not _within(hop, trusted):
             return hop
     return hops[0] if hops else peer
+
+
+def _bare(hop: str) -> str:
+    """`203.0.113.9:5123`, `[2001:db8::1]:44` and `[2001:db8::1]` without port and brackets; the rest as it is."""
+    if hop.startswith("["):
+        return hop[1:].partition("]")[0]
+    return hop.partition(":")[0] if hop.count(":") == 1 else hop
 
 
 def _within(ip: str, trusted: tuple[Network, ...]) -> bool:
@@ -136,7 +147,8 @@ def _within(ip: str, trusted: tuple[Network, ...]) -> bool:
         address = ip_address(ip)
     except ValueError:
         return False
-    return any(address in network for network in trusted)
+    plain = (isinstance(address, IPv6Address) and address.ipv4_mapped) or address
+    return any(plain in network or address in network for network in trusted)
 
 
 # --- freshness -------------------------------------------------------------------------------------
