@@ -1,6 +1,7 @@
 """The journal against what happens to files and processes: kill -9, damage, full disks, its size bound."""
 
 import asyncio
+import contextlib
 import logging
 import os
 import random
@@ -321,6 +322,32 @@ async def test_the_damaged_file_is_kept_and_told(tmp_path: Path, caplog: pytest.
     assert aside.name in told
     assert "readable records were taken over" in told
     assert {path.name for path in tmp_path.iterdir()} == {"0.journal", "0.lock", aside.name}
+
+
+@pytest.mark.parametrize("asked", ["append", "call"])
+async def test_whoever_waits_is_told_when_a_damaged_file_cannot_be_mended(
+    tmp_path: Path, asked: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    appender = await JournalLog(tmp_path, LogSettings()).appender()
+    await appender.append([Record(TOPIC, 1, value(number)) for number in range(100)])
+    path = tmp_path / "0.journal"
+    with contextlib.closing(files.connect(path)) as other:  # what the writer has in memory is no longer the newest
+        other.execute("INSERT INTO trimmed VALUES ('elsewhere', 1)")
+        other.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    _overwrite(path, 1, path.stat().st_size // PAGE - 1)
+    (tmp_path / "0.copy").mkdir()  # where mending would put its copy
+    async with asyncio.timeout(20):
+        with pytest.raises(Retryable):
+            if asked == "append":
+                await asyncio.gather(*(appender.append([Record(TOPIC, 1, value(number))]) for number in range(3)))
+            else:
+                await appender.call(lambda connection: connection.execute("SELECT * FROM record").fetchall())
+        with pytest.raises(Retryable, match="stopped"):
+            await appender.append([Record(TOPIC, 1, b"later")])
+        await appender.aclose()
+        with pytest.raises(Fatal, match="Restart"):
+            await appender.ready()
+    assert "cannot be written any more" in caplog.text
 
 
 async def test_a_mending_that_died_is_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
 
 from pinstream import clock
-from pinstream.errors import Fatal, LogError, Retryable, SetupFault
+from pinstream.errors import Fatal, LogError, Retryable
 from pinstream.eventlog import journal_file as files
 from pinstream.eventlog.contract import MAX_VALUE_BYTES, Record
 from pinstream.eventlog.journal_mend import open_for_writing
@@ -53,7 +53,7 @@ class _Append:
     records: Sequence[Record]
     size_bytes: int
     done: asyncio.Future[range]
-    result: range = range(0)
+    result: range | None = None
     error: LogError | None = None
 
 
@@ -171,7 +171,7 @@ class JournalAppender:
                     self._answer(self._calls.popleft())
                 rest_s = self._tend()
             self._lock.reserve(self._next_seq - 1)
-        except (sqlite3.Error, OSError, SetupFault):
+        except Exception:
             logger.exception("Journal %s cannot be written any more. Restart this process.", self._path)
         finally:
             self._stop()
@@ -211,7 +211,11 @@ class JournalAppender:
                 self._fault = None
         except (sqlite3.Error, OSError) as exc:
             self._failed(fitting or group, exc)
-        _settle(group)
+        finally:
+            for append in group:
+                if append.result is None and append.error is None:  # this thread is ending
+                    append.error = _stopped()
+            _settle(group)
 
     def _answer(self, call: _Call) -> None:
         try:
@@ -224,7 +228,8 @@ class JournalAppender:
                 self._open()
         except Exception as exc:  # noqa: BLE001  the caller's own: it is told
             call.error = exc
-        _settle([call])
+        finally:  # mending may fail, which ends this thread
+            _settle([call])
 
     def _fitting(self, group: list[_Append]) -> list[_Append]:
         """Those that stay within the size bound, after deleting what may go."""
@@ -331,6 +336,7 @@ def _tell(group: Sequence[_Append | _Call]) -> None:
         if each.done.done():
             continue
         if each.error is None:
-            each.done.set_result(each.result)
+            result: Any = each.result
+            each.done.set_result(result)
         else:
             each.done.set_exception(each.error)
