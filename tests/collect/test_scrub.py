@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import tracemalloc
 from hashlib import sha256
 from typing import Any
 from urllib.parse import quote, unquote
@@ -271,3 +272,18 @@ def test_a_look_at_the_characters_says_nothing_that_the_long_way_does_not(text: 
         patched.setattr(scrub, "_is_calm_url", lambda url: False)
         patched.setattr(scrub, "_is_short_and_calm", lambda url: False)
         assert short == (scrub.scrub_url(text, limit), scrub.scrub_text(text, limit))
+
+
+def test_of_a_long_name_the_end_counts_and_only_that_is_cached() -> None:
+    for cached in (scrub._kind_of_end, scrub._ends_speaking_of_phone):
+        cached.cache_clear()
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        for n in range(100):
+            name = f"{n}" + "\U0001f600" * 8_000 + "_phone"
+            assert list(scrub_data({name: "0151 2345678"}).values()) == [""]
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert after - before < 500_000  # the names hold 3.2 MB

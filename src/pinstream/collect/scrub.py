@@ -214,7 +214,7 @@ NAMES: Final[Mapping[Kind, tuple[str, ...]]] = {
 _KIND_OF: Final[dict[str, Kind]] = {name: kind for kind, names in NAMES.items() for name in names}
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 _MAX_NAME_WORDS: Final = 3
-_MAX_KEY_CHARS: Final = 100
+_MAX_KEY_CHARS: Final = 100  # of a name's end that are looked at, and that the caches keep
 _HINT = re.compile(
     "ph|em|tel|fon|mobil|cell|handy|sms|msisdn|what|fax|num|mail|fn|ln|name|birth|dob|db|ge|addr|street|ip|forw|no|nr",
     re.IGNORECASE,
@@ -223,12 +223,16 @@ _PHONE_KEY = re.compile(r"(?i:phone|mobile|msisdn|whatsapp|telefon|(?<![a-z])tel
 _PHONE_VALUE = re.compile(r"^[+\d\s().\-/\u2010-\u2015]{6,25}$")
 
 
-@lru_cache(maxsize=4096)
 def _kind(key: str) -> Kind:
     """What a name says its value is: by its last words, so `billing[phone_number]` is a phone."""
+    return _kind_of_end(key[-_MAX_KEY_CHARS:])
+
+
+@lru_cache(maxsize=4096)
+def _kind_of_end(key: str) -> Kind:
     if not _HINT.search(key):
         return ""
-    words = [word.lower() for word in _WORD.findall(key[-_MAX_KEY_CHARS:])][-_MAX_NAME_WORDS:]
+    words = [word.lower() for word in _WORD.findall(key)][-_MAX_NAME_WORDS:]
     for start in range(len(words)):
         if kind := _KIND_OF.get("".join(words[start:]), ""):
             return kind
@@ -277,9 +281,13 @@ def _scrub_value(text: str, key: str, kind: Kind) -> str:
     return "" if _speaks_of_phone(key) and _is_phone(text) else scrub_text(text)
 
 
-@lru_cache(maxsize=4096)
 def _speaks_of_phone(name: str) -> bool:
     """Whether a key of this name may hold a phone number; it goes if it looks like one."""
+    return _ends_speaking_of_phone(name[-_MAX_KEY_CHARS:])
+
+
+@lru_cache(maxsize=4096)
+def _ends_speaking_of_phone(name: str) -> bool:
     return bool(_PHONE_KEY.search(name))
 
 
