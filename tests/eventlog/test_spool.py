@@ -554,6 +554,23 @@ async def test_a_full_spool_beside_a_kafka_that_answers(kafka: str, tmp_path: Pa
 
 
 @pytest.mark.kafka
+async def test_a_pause_after_an_append_that_failed_is_no_silence_of_kafka(
+    kafka: str, tmp_path: Path, opened: Opener, caplog: pytest.LogCaptureFixture
+) -> None:
+    topic = name()
+    appender = await opened.appender(through(tmp_path, kafka, {topic: 1}))
+    failed = asyncio.create_task(appender.append(numbered(0, 1, topic)))
+    await asyncio.sleep(0)
+    failed.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await failed
+    await asyncio.sleep(0.6)  # longer than spool_after_s
+    await appender.append(numbered(1, 3, topic))
+    assert (appender._away_since, standing(tmp_path)[0].records) == (0, 0)
+    assert [record for record in caplog.records if record.levelno > logging.INFO] == []
+
+
+@pytest.mark.kafka
 @pytest.mark.slow
 async def test_neither_kafka_nor_the_spool_can_take_it(private_kafka: Broker, tmp_path: Path, opened: Opener) -> None:
     topic = name()

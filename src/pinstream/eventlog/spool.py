@@ -104,7 +104,8 @@ class SpoolingAppender:
         self._connecting: asyncio.Task[KafkaAppender] | None = None
         self._tending: asyncio.Task[None] | None = None
         self._away_since = time.monotonic()  # 0: it is there
-        self._silent_since = 0.0  # the oldest append that no acknowledgement has followed; 0: there is none
+        self._unanswered = 0  # appends, and parts of them, that wait for Kafka
+        self._silent_since = 0.0  # since when they have, no acknowledgement having come; 0: nothing waits
         self._misfit: Fatal | None = None
         self._appending = 0
         self._something = asyncio.Event()  # to drain
@@ -145,20 +146,13 @@ class SpoolingAppender:
                 self._idle.set()
 
     async def _append(self, records: Sequence[Record]) -> None:
-        now = time.monotonic()
-        if not self._away_since and self._silent_since and now - self._silent_since > self._settings.spool_after_s:
-            self._went_away(f"nothing acknowledged for {now - self._silent_since:.1f} s")
+        self._look_at_silence()
         if self._away_since or self._kafka is None:
             self._log.refuse(records)
             await self._keep(records)
             return
-        self._silent_since = self._silent_since or now
         try:
-            await self._kafka.append(records)
-        except Fatal:
-            if self._silent_since == now:  # a record's own fault says nothing of Kafka
-                self._silent_since = 0.0
-            raise
+            await self._send(self._kafka, records)
         except Retryable as exc:
             await self._keep(records if exc.records is None else exc.records)
         except Uncertain as exc:
@@ -167,14 +161,34 @@ class SpoolingAppender:
                 await self._keep([record for record in exc.records if id(record) not in open_], exc.parts)
             except Retryable as full:
                 raise exc from full
+
+    async def _send(self, kafka: KafkaAppender, records: Sequence[Record]) -> None:
+        """Append to Kafka, and note for how long it leaves us without an acknowledgement."""
+        self._silent_since = self._silent_since or time.monotonic()
+        self._unanswered += 1
+        acknowledged = False
+        try:
+            await kafka.append(records)
+            acknowledged = True
+        except Uncertain as exc:
             for _, settled in exc.parts:
-                settled.add_done_callback(self._settled)
-        else:
+                self._unanswered += 1
+                settled.add_done_callback(lambda part: self._answered(part.result()))
+            raise
+        finally:
+            self._answered(acknowledged)
+
+    def _answered(self, acknowledged: bool) -> None:
+        self._unanswered -= 1
+        if not acknowledged:
+            self._look_at_silence()
+        if acknowledged or not self._unanswered:
             self._silent_since = 0.0
 
-    def _settled(self, settled: asyncio.Future[bool]) -> None:
-        if settled.result():
-            self._silent_since = 0.0
+    def _look_at_silence(self) -> None:
+        silent_s = time.monotonic() - self._silent_since if self._silent_since else 0.0
+        if silent_s > self._settings.spool_after_s and not self._away_since:
+            self._went_away(f"nothing acknowledged for {silent_s:.1f} s")
 
     async def _keep(self, records: Sequence[Record], parts: Sequence[Part] = ()) -> None:
         try:
