@@ -496,20 +496,27 @@ def spool_status(as_json: AsJson = False) -> None:
         totals = {"records": sum(each.records for each in found), "bytes": sum(each.used_bytes for each in found)}
         print(json.dumps(totals | {"files": rows}))
     else:
-        _print(rows, as_json)
+        _print([{name: "-" if value is None else value for name, value in row.items()} for row in rows], as_json)
 
 
 @spool.command("drain")
 def spool_drain(as_json: AsJson = False) -> None:
-    """Send what dead processes left to Kafka, now. A running collect drains its own file. Exit code 1 if some stays."""
+    """Send to Kafka, now, what dead processes left. Files that a running process holds are left to it.
+
+    Exit code 1 if some of what dead processes left stays.
+    """
     from pinstream.eventlog import drain_spool
 
     def report(file: int, records: int) -> None:
         print(f"file {file}: {records} records left", file=sys.stderr)
 
-    drained, left = asyncio.run(drain_spool(_settings(), report))
-    print(json.dumps({"drained": drained, "left": left}) if as_json else f"{drained} drained, {left} left.")
-    if left:
+    found = asyncio.run(drain_spool(_settings(), report))
+    if as_json:
+        print(json.dumps(found._asdict()))
+    else:
+        held = f" {found.held} in files that running processes hold and drain themselves." if found.held else ""
+        print(f"{found.drained} drained, {found.left} left.{held}")
+    if found.left:
         raise typer.Exit(1)
 
 

@@ -279,7 +279,7 @@ async def test_the_commands(tmp_path: Path, opened: Opener) -> None:
         done = command(tmp_path, *arguments, "--json")
         return done.returncode, json.loads(done.stdout.splitlines()[-1]) if done.stdout else done.stderr
 
-    assert said("drain") == (0, {"drained": 0, "left": 0})
+    assert said("drain") == (0, {"drained": 0, "left": 0, "held": 0})
     file = await opened.file(tmp_path / "spool")
     await file.add([(State.waiting, numbered(0, 3)), (State.uncertain, numbered(3, 2))])
     code, status = await asyncio.to_thread(said, "status")
@@ -299,8 +299,11 @@ async def test_the_commands(tmp_path: Path, opened: Opener) -> None:
         0,
         {"records": 5, "files": [{"file": 0, "records": 5, "unreadable": 0, "damage": "", "set_aside": []}]},
     )
-    assert await asyncio.to_thread(said, "drain") == (0, {"drained": 0, "left": 0}), "it has a living writer"
+    assert await asyncio.to_thread(said, "drain") == (0, {"drained": 0, "left": 0, "held": 5}), "it has a living writer"
+    told = await asyncio.to_thread(command, tmp_path, "drain")
+    assert told.stdout == "0 drained, 0 left. 5 in files that running processes hold and drain themselves.\n"
     await file.aclose()
+    assert command(tmp_path, "status").stdout.splitlines()[1].split("\t")[:3] == ["0", "-", "5"]
     code, refusal = said("drain")
     assert code == 1
     assert "No Kafka answers" in refusal

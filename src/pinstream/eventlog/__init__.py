@@ -6,13 +6,17 @@ Kafka is written through a spool (`spool.py`), unless log.spool is off.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from pinstream.errors import Misconfigured
 from pinstream.eventlog.contract import Log
 from pinstream.settings import Settings
 
+if TYPE_CHECKING:
+    from pinstream.eventlog.spool import Drained
 
-async def drain_spool(settings: Settings, report: Callable[[int, int], None]) -> tuple[int, int]:
+
+async def drain_spool(settings: Settings, report: Callable[[int, int], None]) -> Drained:
     """Send what dead processes left in the spool to Kafka, now. See `spool.drain_orphans`."""
     from pinstream.eventlog.kafka import KafkaLog
     from pinstream.eventlog.spool import drain_orphans

@@ -25,7 +25,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from pinstream import metrics
 from pinstream.errors import Fatal, LogError, Retryable, SetupFault, Uncertain
@@ -328,10 +328,20 @@ class SpoolingAppender:
         return False
 
 
+class Drained(NamedTuple):
+    """What `drain_orphans` did, in records."""
+
+    drained: int
+    left: int
+    """In files of dead processes: Kafka refuses them, or they cannot be read."""
+    held: int
+    """In files that living processes hold, and drain themselves."""
+
+
 async def drain_orphans(
     log: KafkaLog, directory: Path, settings: LogSettings, report: Callable[[int, int], None]
-) -> tuple[int, int]:
-    """Drain the files of dead processes now, at full speed. Returns how many records went, and how many are left.
+) -> Drained:
+    """Drain the files of dead processes now, at full speed.
 
     `report` is told a file's number and how many records it has left, after each step.
 
@@ -342,7 +352,7 @@ async def drain_orphans(
     drained = left = 0
     numbers = await asyncio.to_thread(spool_file.orphans, directory)
     if not numbers:
-        return drained, left
+        return Drained(drained, left, await asyncio.to_thread(_held, directory))
     kafka = await log.appender(ack_timeout_ms=settings.kafka_ack_timeout_ms)
     try:
         for number in numbers:
@@ -359,7 +369,11 @@ async def drain_orphans(
             left += file.records
     finally:
         await kafka.aclose()
-    return drained, left
+    return Drained(drained, left, await asyncio.to_thread(_held, directory))
+
+
+def _held(directory: Path) -> int:
+    return sum(each.records for each in spool_file.standing(directory) if each.holder is not None)
 
 
 def rest_s(records: int, took_s: float) -> float:
