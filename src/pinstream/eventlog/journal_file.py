@@ -67,8 +67,8 @@ def numbers(directory: Path, *suffixes: str) -> list[int]:
 
 # --- errors: SQLite's and the kernel's, translated here and nowhere else ---------------------------
 
-_AWAY = "The journal at %s does not answer (%s). It is tried again; if this stays, look at the disk."
-_FULL = "The disk of the journal at %s is full. Make room: nothing is taken until then."
+_AWAY = "%s does not answer (%s). It is tried again; if this stays, look at the disk."
+_FULL = "The disk of %s is full. Make room: nothing is taken until then."
 
 
 def translated(exc: sqlite3.Error | OSError, path: Path) -> LogError:
@@ -178,9 +178,7 @@ def make_folder(directory: Path) -> None:
 
 
 def _unwritable(directory: Path, exc: OSError) -> SetupFault:
-    return SetupFault(
-        f"Cannot write in the journal's folder {directory}: {exc.strerror}. Check data_dir and its owner."
-    )
+    return SetupFault(f"Cannot write in {directory}: {exc.strerror}. Check data_dir, its owner and its free space.")
 
 
 def all_numbers(directory: Path) -> list[int]:
@@ -199,7 +197,7 @@ def take(directory: Path) -> WriterLock:
             continue
         except OSError as exc:
             raise _unwritable(directory, exc) from exc
-    raise SetupFault(f"{directory} already has {MAX_FILES} journal files with a writer each. Run fewer workers.")
+    raise SetupFault(f"{directory} already has {MAX_FILES} files with a writer each. Run fewer workers.")
 
 
 def holder(directory: Path, number: int) -> int | None:

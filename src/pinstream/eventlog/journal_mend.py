@@ -68,9 +68,7 @@ def open_for_writing(directory: Path, lock: WriterLock) -> sqlite3.Connection:
             _mend(path, lock, fault)
         return connect(path)
     except (OSError, sqlite3.Error) as exc:
-        raise SetupFault(
-            f"Cannot write the journal at {path}: {exc}. Check the folder's owner and free space."
-        ) from exc
+        raise SetupFault(f"Cannot write {path}: {exc}. Check the folder's owner and free space.") from exc
 
 
 def fault_of(path: Path) -> str:
@@ -117,7 +115,7 @@ def _mend(path: Path, lock: WriterLock, fault: str) -> None:
         aside = _put_in_place(path, mended)
         remove(copy)
     logger.error(
-        "Journal file %s was damaged (%s). Its %d readable records were taken over into a new file, the damaged "
+        "%s was damaged (%s). Its %d readable records were taken over into a new file, the damaged "
         "one is now %s. Look at the disk, and keep that file until you know the cause.",
         path,
         fault,

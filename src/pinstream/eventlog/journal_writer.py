@@ -131,7 +131,7 @@ class JournalAppender:
         if self._closing:
             raise _stopped()
         if self._waiting and self._waiting_bytes + append.size_bytes > WAITING_BYTES:
-            raise files.log_full("Too many bytes wait for the journal's disk. Offer them again later.")
+            raise files.log_full("Too many bytes wait for the disk. Offer them again later.")
         self._waiting.append(append)
         self._waiting_bytes += append.size_bytes
         self._changed.notify()
@@ -139,7 +139,7 @@ class JournalAppender:
     async def ready(self) -> None:
         """See `contract.Appender`. Tells what the last commit and the last look at the size (TICK_S) found."""
         if not self._thread.is_alive():
-            raise Fatal("The journal's writer has stopped. Restart this process.")
+            raise Fatal(f"The writer of {self._path} has stopped. Restart this process.")
         if self._fault is not None:
             raise self._fault
         if self._room() < self._wanted_bytes:
@@ -152,7 +152,7 @@ class JournalAppender:
             self._changed.notify()
         await asyncio.to_thread(self._thread.join, CLOSE_S)
         if self._thread.is_alive():
-            logger.warning("Journal %s is still writing after %s s: not waiting any longer.", self._path, CLOSE_S)
+            logger.warning("%s is still being written after %s s: not waiting any longer.", self._path, CLOSE_S)
 
     # What follows runs in the writer's thread (and before it starts).
 
@@ -172,7 +172,7 @@ class JournalAppender:
                 rest_s = self._tend()
             self._lock.reserve(self._next_seq - 1)
         except Exception:
-            logger.exception("Journal %s cannot be written any more. Restart this process.", self._path)
+            logger.exception("%s cannot be written any more. Restart this process.", self._path)
         finally:
             self._stop()
 
@@ -321,7 +321,7 @@ class JournalAppender:
 
 
 def _stopped() -> Retryable:
-    return Retryable("The journal's writer has stopped. Offer the records to its successor.")
+    return Retryable("The file's writer has stopped. Offer the records to its successor.")
 
 
 def _settle(group: Sequence[_Append | _Call]) -> None:

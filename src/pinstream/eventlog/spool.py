@@ -61,8 +61,9 @@ class SpoolingLog:
         """Open the spool, and Kafka if it answers within log.kafka_ack_timeout_ms, else as soon as it does.
 
         Raises:
-            SetupFault: the spool cannot be written, or Kafka answers and is not as set.
-            Retryable: the spool's disk is full.
+            SetupFault: the spool cannot be written (a new file needs room on its disk), or Kafka answers and is not
+                as set.
+            Retryable: the disk has no room to take over the file of a dead process.
         """
         file = await SpoolFile.take(self._directory, self._settings.spool_max_bytes)
         appender = SpoolingAppender(self._kafka, self._directory, file, self._settings)
