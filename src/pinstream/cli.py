@@ -8,9 +8,11 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
+import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -26,7 +28,7 @@ from pinstream import settings as settings_module
 from pinstream.clock import now_ms
 from pinstream.errors import PinstreamError
 from pinstream.settings import Settings
-from pinstream.supervisor import Serve, supervised, until_signalled
+from pinstream.supervisor import Serve, Supervisor, on_hangup, supervised, until_signalled
 
 if TYPE_CHECKING:  # imported where it is used, so that `--help` is quick
     from pinstream.state.store import Store
@@ -53,6 +55,8 @@ class Positions(StrEnum):
     oldest = "oldest"
     behind = "behind"
 
+
+ONE_WORKER = "one worker: nothing to replace"
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
@@ -281,7 +285,7 @@ def _role(name: str) -> None:
     from pinstream import roles
 
     settings = _settings()
-    run = {"collect": roles.collect, "load": roles.load, "push": roles.push, "warehouse": roles.warehouse}[name]
+    run = {"load": roles.load, "push": roles.push, "warehouse": roles.warehouse}[name]
     _run(lambda stop: run(settings, stop))
 
 
@@ -295,7 +299,13 @@ def collect(
     settings = _settings()
     count = settings.collect.workers if workers is None else workers
     if count == 1:
-        _role("collect")
+        from pinstream import roles
+
+        async def serve(stop: asyncio.Event) -> None:
+            with on_hangup(lambda: logging.getLogger(__name__).info(ONE_WORKER)):
+                await roles.collect(settings, stop)
+
+        _run(serve)
         return
     from pinstream.collect import workers as crew  # the workers load the rest, the process above them needs little
 
@@ -351,19 +361,31 @@ def warehouse() -> None:
 
 @app.command()
 def up() -> None:
-    """All roles on this machine, under one process; what dies is started again."""
+    """All roles on this machine, under one process; what dies is started again. SIGHUP is passed on to `collect`."""
     from pinstream import roles
 
     settings = _settings()
+    running: Supervisor | None = None
+
+    def hung_up() -> None:
+        pid = running.pids.get("collect") if running else None
+        if settings.collect.workers == 1:
+            _prefixed("up", ONE_WORKER)
+        elif pid is None:
+            _prefixed("up", "collect is starting: nothing to replace yet")
+        else:
+            os.kill(pid, signal.SIGHUP)
 
     async def serve(stop: asyncio.Event) -> None:
+        nonlocal running
         if not settings.pinterest.ad_account_id:
             _prefixed("up", "push is not started: set pinterest.ad_account_id and pinterest.access_token")
-        async with roles.alone(settings), supervised(roles.programs(settings), _prefixed, stop):
-            _prefixed("up", f"takes events at http://{settings.collect.host}:{settings.collect.port}/p/i")
-            _prefixed("up", f"ClickHouse at {settings.warehouse.url}, metrics at port {settings.collect.ops_port}")
-            await stop.wait()
-            _prefixed("up", "stopping: collect first, the warehouse last")
+        with on_hangup(hung_up):
+            async with roles.alone(settings), supervised(roles.programs(settings), _prefixed, stop) as running:
+                _prefixed("up", f"takes events at http://{settings.collect.host}:{settings.collect.port}/p/i")
+                _prefixed("up", f"ClickHouse at {settings.warehouse.url}, metrics at port {settings.collect.ops_port}")
+                await stop.wait()
+                _prefixed("up", "stopping: collect first, the warehouse last")
 
     _run(serve)
 
@@ -373,9 +395,10 @@ _COLOURS = {"collect": "green", "load": "cyan", "push": "magenta", "warehouse": 
 
 def _prefixed(name: str, line: str) -> None:
     """One line of a process, under its name."""
-    Console(stderr=True, highlight=False, soft_wrap=True).print(
-        f"[{_COLOURS.get(name, 'blue')}]{name:>9}[/] {escape(line)}"
-    )
+    with suppress(OSError):  # the terminal was closed, and the processes go on
+        Console(stderr=True, highlight=False, soft_wrap=True).print(
+            f"[{_COLOURS.get(name, 'blue')}]{name:>9}[/] {escape(line)}"
+        )
 
 
 @app.command()

@@ -14,8 +14,8 @@ import re
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -289,6 +289,17 @@ async def _get(url: str) -> Fetched:
         return Fetched(int(head.split()[1]), body)
     finally:
         writer.close()
+
+
+@contextmanager
+def on_hangup(act: Callable[[], None]) -> Iterator[None]:
+    """Call `act` in the event loop at each SIGHUP while the block runs; without it, a SIGHUP ends the process."""
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGHUP, act)
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGHUP)
 
 
 Serve = Callable[[asyncio.Event], Coroutine[None, None, None]]

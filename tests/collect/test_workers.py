@@ -76,6 +76,12 @@ class Collector:
         except TimeoutError:
             raise AssertionError(f"It did not come true. {''.join(self.lines)}") from None
 
+    async def is_ready(self) -> bool:
+        try:
+            return (await self.readyz()).status_code == 200
+        except httpx.TransportError:
+            return False
+
     async def all_ready(self, *, without: Collection[int] = ()) -> bool:
         """Are there two workers, both ready, none of them in `without`?"""
         try:
@@ -100,7 +106,7 @@ class Collector:
 
 
 @asynccontextmanager
-async def collector(folder: Path, **environment: str) -> AsyncIterator[Collector]:
+async def collector(folder: Path, *, workers: int = 2, **environment: str) -> AsyncIterator[Collector]:
     port, ops_port = free_port(), free_port()
     clean = {name: value for name, value in os.environ.items() if not name.startswith("PINSTREAM_")}
     settings = {
@@ -110,14 +116,14 @@ async def collector(folder: Path, **environment: str) -> AsyncIterator[Collector
         "PINSTREAM_SITE__TAG_ID": TAG,
         "PINSTREAM_SITE__ORIGINS": f'["{SHOP}"]',
     }
-    argv = (sys.executable, "-m", "pinstream", "collect", "--workers", "2")
+    argv = (sys.executable, "-m", "pinstream", "collect", "--workers", str(workers))
     process = await asyncio.create_subprocess_exec(
         *argv, env=clean | settings | environment, stderr=asyncio.subprocess.PIPE, start_new_session=True
     )
     running = Collector(process, folder, port, ops_port)
     started: list[psutil.Process] = []
     try:
-        await running.wait_for(running.all_ready)
+        await running.wait_for(running.all_ready if workers > 1 else running.is_ready)
         yield running
         started = psutil.Process(process.pid).children() if process.returncode is None else []
     finally:
@@ -308,6 +314,7 @@ async def test_a_restart_that_cannot_succeed_changes_nothing_and_a_worker_that_h
     config, ledger = tmp_path / "pinstream.toml", Ledger()
     config.write_text("")
     async with collector(tmp_path / "data", PINSTREAM_CONFIG=str(config)) as collect:
+        assert await collect.said(f"kill -HUP {collect.process.pid} replaces them")
         first = await collect.pids()
         async with load(collect.port, ledger):
             config.write_text("[collect]\nprot = 1\n")
@@ -330,6 +337,14 @@ async def test_a_restart_that_cannot_succeed_changes_nothing_and_a_worker_that_h
         finally:
             for pid in first:
                 os.kill(pid, signal.SIGCONT)
+
+
+@slow
+async def test_one_worker_goes_on_when_told_to_be_replaced(tmp_path: Path) -> None:
+    async with collector(tmp_path, workers=1) as collect:
+        collect.process.send_signal(signal.SIGHUP)
+        await collect.wait_for(lambda: collect.said("one worker: nothing to replace"))
+        assert await collect.is_ready()
 
 
 # --- the end -------------------------------------------------------------------------------------

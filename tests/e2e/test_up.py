@@ -116,6 +116,24 @@ def test_a_second_one_is_refused_and_leaves_the_first_alone(up: Up) -> None:
     assert first.poll() is None
 
 
+def test_told_to_replace_workers_it_passes_that_on(up: Up) -> None:
+    up.environment["PINSTREAM_COLLECT__WORKERS"] = "2"
+    process = up.start()
+    before = workers(process)
+    assert len(before) == 2
+    process.send_signal(signal.SIGHUP)
+    until(lambda: len(workers(process)) == 2 and not workers(process) & before, "both workers were replaced", 60)
+    assert up.send("a") == 204
+    process.terminate()
+    assert process.wait(60) == 0
+
+
+def workers(up: subprocess.Popen[str]) -> set[int]:
+    """The process ids of collect's workers."""
+    children = psutil.Process(up.pid).children(recursive=True)
+    return {each.pid for each in children if "collect-worker" in each.cmdline()}
+
+
 def test_a_taken_port_is_one_sentence(up: Up) -> None:
     up.start()
     up.environment["PINSTREAM_DATA_DIR"] += "-2"

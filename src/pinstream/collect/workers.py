@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import signal
+import os
 import socket
 import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -22,7 +22,7 @@ from pinstream import metrics, ops
 from pinstream.errors import SetupFault
 from pinstream.serving import bind, serving
 from pinstream.settings import PREFIX, Collect, Settings
-from pinstream.supervisor import Program, Running, Supervisor, fetched
+from pinstream.supervisor import Program, Running, Supervisor, fetched, on_hangup
 
 logger = logging.getLogger(__name__)
 
@@ -57,12 +57,14 @@ async def serve(settings: Settings, count: int, stop: asyncio.Event) -> None:
         await asyncio.to_thread(metrics.clear, folder)
     except OSError as exc:
         raise SetupFault(f"Cannot write {folder}: {exc.strerror}. Check data_dir and its owner.") from exc
-    with _public(collect, count) as public, _private(count) as private, _hung_up() as told:
+    told = asyncio.Event()
+    with _public(collect, count) as public, _private(count) as private, on_hangup(told.set):
         crew = Crew(public, private, folder)
         async with serving(ops.app(crew.report, crew.exposition), collect.ops_host, collect.ops_port):
             try:
                 await crew.start(stop)
-                logger.info("%d workers take events on http://%s:%d", count, collect.host, collect.port)
+                url, hint = f"http://{collect.host}:{collect.port}", f"kill -HUP {os.getpid()} replaces them"
+                logger.info("%d workers take events on %s; %s", count, url, hint)
                 async with _restarting(crew, told):
                     await stop.wait()
             finally:
@@ -166,18 +168,6 @@ def _private(count: int) -> Iterator[dict[str, socket.socket]]:
     names = [_name(number, turn) for number in range(count) for turn in TURNS]
     with ExitStack() as stack:
         yield {name: stack.enter_context(bind(LOOPBACK, 0)) for name in names}
-
-
-@contextmanager
-def _hung_up() -> Iterator[asyncio.Event]:
-    """Set at each SIGHUP while the block runs."""
-    told = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGHUP, told.set)
-    try:
-        yield told
-    finally:
-        loop.remove_signal_handler(signal.SIGHUP)
 
 
 @asynccontextmanager
