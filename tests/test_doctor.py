@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import httpx
 import pytest
 
 from pinstream import doctor, roles
@@ -21,6 +23,8 @@ from pinstream.settings import Warehouse as WarehouseSettings
 from pinstream.state.store import Store
 from pinstream.warehouse import schema
 from pinstream.warehouse.client import Warehouse
+from tests.collect.conftest import BROWSER, SHOP, SITE
+from tests.collect.test_server import serving, settings_in
 from tests.warehouse_server import free_port
 
 
@@ -55,12 +59,43 @@ async def test_clickhouse_away(healthy: Settings) -> None:
     found = await faults(away)
     assert list(found) == ["warehouse"]
     assert "127.0.0.1" in found["warehouse"].seen
+    assert "Start ClickHouse" in found["warehouse"].fix
 
 
 async def test_schema_behind(healthy: Settings) -> None:
     new = healthy.model_copy(update={"warehouse": healthy.warehouse.model_copy(update={"database": "never_migrated"})})
     found = await faults(new)
     assert "pinstream migrate" in found["schema"].seen
+
+
+async def test_what_collect_turned_away_is_counted(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path / "data").model_copy(
+        update={"warehouse": WarehouseSettings(url=f"http://127.0.0.1:{free_port()}")}
+    )
+    async with serving(settings) as role, httpx.AsyncClient(headers={"origin": SHOP}, trust_env=False) as http:
+        before = await counted(settings)
+        for agent, consent, times in (("curl/8", "yes", 3), (BROWSER, "no", 2)):
+            for _ in range(times):
+                event = {"site": SITE.tag_id, "consent": consent, "event": "page_visit"}
+                assert (await http.post(f"{role.url}/p/i", json=event, headers={"user-agent": agent})).is_success
+        wrong = {"site": "nobody", "consent": "yes", "event": "page_visit"}
+        assert (await http.post(f"{role.url}/p/i", json=wrong, headers={"user-agent": BROWSER})).status_code == 403
+        after = await counted(settings)
+    assert {reason: after[reason] - before.get(reason, 0) for reason in ("bot", "consent", "unknown_site")} == {
+        "bot": 3,
+        "consent": 2,
+        "unknown_site": 1,
+    }
+    assert await counted(settings) == {}, "it does not run any more"
+
+
+async def counted(settings: Settings) -> dict[str, int]:
+    """What the finding says, by reason. The counts are this process's, so other tests are in them."""
+    findings = {each.check: each for each in await doctor.examine(settings)}
+    if "counted" not in findings:
+        return {}
+    assert findings["counted"].verdict == "note"
+    return {reason: int(events) for reason, events in re.findall(r"(\w+) (\d+)", findings["counted"].seen)}
 
 
 async def test_clock_off(healthy: Settings) -> None:

@@ -16,7 +16,7 @@ from typing import Final, Literal
 
 from msgspec import Struct
 
-from pinstream import roles
+from pinstream import metrics, roles
 from pinstream.clock import now_ms
 from pinstream.errors import LogError, PinstreamError, SchemaBehind, SetupFault, WarehouseError
 from pinstream.eventlog import open_log, spool_file
@@ -24,7 +24,7 @@ from pinstream.load import loop
 from pinstream.pinterest.client import Client
 from pinstream.settings import Settings
 from pinstream.state.store import Store
-from pinstream.supervisor import answers_ok
+from pinstream.supervisor import answers_ok, fetched
 from pinstream.warehouse import migrate, queries
 
 ClockMs = Callable[[], int]
@@ -34,6 +34,12 @@ SPOOL_SHARE: Final = 0.5
 """Of its size bound: from here on a full spool is named."""
 CHECK_S: Final = 20.0
 """A part that does not answer within this time is away."""
+
+
+_FIXES: Final = {
+    "warehouse": "Start ClickHouse (`pinstream warehouse` or `up` where it is embedded), or correct [warehouse]."
+}
+"""For errors that do not say it themselves, by check."""
 
 
 class Finding(Struct, frozen=True):
@@ -63,13 +69,14 @@ async def examine(
         ("warehouse", _warehouse(settings, clock_ms)),
         ("pinterest", _pinterest(settings)),
         ("roles", _roles(settings)),
+        ("counted", _counted(settings)),
     ]
     findings: list[Finding] = []
     for name, check in checks:
         try:
             findings += await asyncio.wait_for(check, CHECK_S)
         except PinstreamError as exc:
-            findings.append(fault(name, exc))
+            findings.append(fault(name, exc, _FIXES.get(name, "")))
         except TimeoutError:
             fix = "Is it overloaded, or something between that swallows connections?"
             findings.append(Finding(name, "fault", f"No answer within {CHECK_S:.0f} s.", fix))
@@ -110,7 +117,7 @@ async def _log(settings: Settings) -> list[Finding]:
     """Can it be written, and do the stored positions fit it and the warehouse?"""
     log = open_log(settings)
     await log.check()
-    findings = [Finding("log", "ok", f"The {settings.log.kind} takes records.")]
+    findings = [Finding("log", "ok", f"{'Kafka' if settings.log.kind == 'kafka' else 'The journal'} takes records.")]
     for partition in await log.overdue(loop.GROUP, loop.TOPICS, now_ms=now_ms()):
         seen = f"{partition.topic}/{partition.number}: unread records are past half of the log's retention."
         findings.append(Finding("lag", "fault", seen, "Add `pinstream load`s, or raise retention.ms."))
@@ -214,3 +221,25 @@ async def _roles(settings: Settings) -> list[Finding]:
         else Finding(role, "note", f"Not running here, or not ready: {ports[role]} does not answer 200.")
         for role, is_ready in ready.items()
     ]
+
+
+async def _counted(settings: Settings) -> list[Finding]:
+    """What collect turned away since it started: drops by policy and most 429s are in no log."""
+    answer = await fetched(f"http://{settings.collect.ops_host}:{settings.collect.ops_port}/metrics")
+    if answer is None or answer.status != 200:
+        return []
+    try:
+        text = answer.body.decode()
+        groups = {
+            "dropped": metrics.counted(text, metrics.DROPPED),
+            "refused": metrics.counted(text, metrics.REFUSED),
+            "above the limits, and taken": metrics.counted(text, metrics.RATE_LIMIT_DRY_RUN),
+        }
+    except ValueError:
+        return [Finding("counted", "note", "What answers on collect's operations port does not tell metrics.")]
+    told = "; ".join(
+        f"{what} {', '.join(f'{reason} {events:.0f}' for reason, events in sorted(counts.items()))}"
+        for what, counts in groups.items()
+        if counts
+    )
+    return [Finding("counted", "note", f"Since collect started: {told}.")] if told else []

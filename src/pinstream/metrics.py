@@ -17,6 +17,7 @@ from typing import Final, Literal
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest, values
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client.parser import text_string_to_metric_families
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +89,12 @@ DROPPED = _counter("dropped_total", "Events dropped by policy.", "reason")
 REFUSED = _counter("refused_total", "Events refused.", "reason")
 RATE_LIMIT_DRY_RUN = _counter("rate_limit_dry_run_total", "Events that enforced limits would have refused.", "scope")
 REQUESTS = _counter("requests_total", "Requests answered.", "route", "status")
-ANSWER_MS = _histogram("answer_ms", "From a request's last byte to its answer, milliseconds.", _MS)
+ANSWER_MS = _histogram(
+    "answer_ms",
+    "From a request's last byte to its answer, milliseconds, of one in 32 answers; "
+    "requests are counted in requests_total.",
+    _MS,
+)
 GROUP_RECORDS = _histogram("group_records", "Records in one append.", (1, 5, 20, 50, 100, 500, 1000, 5000))
 APPEND_MS = _histogram("append_ms", "One append to the log until durable, milliseconds.", _MS)
 PENDING_BYTES = _gauge("pending_bytes", "Bytes that wait for the log.")
@@ -133,6 +139,18 @@ def flush() -> None:
 def exposition() -> bytes:
     """This process's metrics in Prometheus's text format."""
     return generate_latest(REGISTRY)
+
+
+def counted(exposition: str, counter: Counter) -> dict[str, float]:
+    """What an exposition says of a counter with one label: each label value that was counted. Raises ValueError."""
+    (family,) = counter.describe()
+    return {
+        next(iter(sample.labels.values())): sample.value
+        for found in text_string_to_metric_families(exposition)
+        if found.name == family.name
+        for sample in found.samples
+        if sample.name == f"{found.name}_total" and sample.value
+    }
 
 
 def exposition_of(folder: Path, running: Collection[str]) -> bytes:
