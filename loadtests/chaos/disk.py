@@ -81,7 +81,7 @@ class Tmpfs:
 class FileSizes:
     """RLIMIT_FSIZE on running processes, set from outside. A process started meanwhile is free of it."""
 
-    name = "RLIMIT_FSIZE (no root: no file system of its own)"
+    name = "RLIMIT_FSIZE (no right to mount a file system of its own)"
 
     def __init__(self, processes: Callable[[], Sequence[psutil.Process]]) -> None:
         self._processes = processes

@@ -94,7 +94,9 @@ async def _parts(options: Options, tmpfs: Tmpfs | None, say: Say) -> AsyncIterat
         stack.push_async_callback(collect.aclose)
         await collect.start()
         disk: Disk = tmpfs or FileSizes(collect.processes)
-        say(f"Kafka behind {proxy.name}; collect at port {collect.port}; a full disk is {disk.name}")
+        say(f"Kafka behind {proxy.name}; collect at port {collect.port}")
+        if any(fault.kind == "disk_full" for fault in options.faults):
+            say(f"a full disk is {disk.name}")
         yield Parts(collect, kafka, proxy, disk)
 
 
