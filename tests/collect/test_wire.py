@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from pinstream.collect import wire
+from pinstream.collect.values import MAX_NESTED
 from pinstream.collect.wire import Wire
 from pinstream.errors import Refused
 from pinstream.event import (
@@ -507,3 +508,38 @@ def test_site_and_epik_are_bounded() -> None:
     assert unreadable(json.dumps({"site": "s" * (wire.MAX_SITE_CHARS + 1)}).encode()) == "too_long"
     assert read({"site": "1", "event": "x", "epik": "e" * wire.MAX_EPIK_CHARS}).envelope.epik
     assert fault(epik="e" * (wire.MAX_EPIK_CHARS + 1)) == ("too_long", "$.epik")
+
+
+def refusals(sent: dict[str, Any]) -> list[tuple[int, str, str]]:
+    """(place, reason, field) of the events refused; both ways of reading say the same."""
+    body = json.dumps({"site": "1"} | sent).encode()
+    found, other = (
+        [(n, one.reason, one.field) for n, one in enumerate(parsed.events) if isinstance(one, Refused)]
+        for parsed in (wire.parse("", body), wire.parse_leniently("", body))
+    )
+    assert found == other
+    return found
+
+
+def test_props_of_a_request_are_bounded_together() -> None:
+    full = {"event": "a", "props": {"a": "x" * (MAX_PROPS_BYTES - len('{"a":""}'))}}
+    fit = wire.MAX_ALL_PROPS_BYTES // MAX_PROPS_BYTES
+    assert refusals({"events": [full] * fit + [{"event": "a"}]}) == []
+    more = [full] * fit + [{"event": "a", "props": {"a": 1}}, {"event": "a"}]
+    assert refusals({"events": more}) == [(fit, "too_long", f"$.events[{fit}].props")]
+    shared = {"events": [{"event": "a"}] * 2, "z": "x" * MAX_PROPS_BYTES}
+    assert refusals(shared) == [(n, "too_long", f"$.events[{n}].props") for n in range(2)]
+
+
+def test_signs_of_a_request_are_bounded_together() -> None:
+    full = {"event": "a", "url": "/" * 2048}
+    fit = wire.MAX_SIGNS // 2048
+    assert refusals({"events": [full] * fit + [{"event": "a"}]}) == []
+    more = [full] * fit + [{"event": "a", "order_id": "/"}, {"event": "a"}]
+    assert refusals({"events": more}) == [(fit, "too_long", f"$.events[{fit}]")]
+
+
+def test_lists_and_objects_of_a_body_are_bounded() -> None:
+    fit = b'{"site":"1","event":"a","z":[' + b",".join([b"[]"] * (MAX_NESTED - 2)) + b"]}"
+    assert refusals(msgspec.json.decode(fit)) == [(0, "too_long", "$.props")]
+    assert unreadable(fit[:-2] + b",[]]}") == "too_many"

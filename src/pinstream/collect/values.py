@@ -14,6 +14,7 @@ from pinstream.errors import Refused
 from pinstream.event import MAX_DEPTH, MAX_UINT64
 
 _MIN_INT: Final = -(2**63)
+MAX_NESTED: Final = 65_536  # brackets that open in a JSON text, those in its texts too: many tiny lists cost most
 MAX_UUID_CHARS: Final = 512  # blanks around it included
 
 # --- JSON ------------------------------------------------------------------------------------------
@@ -26,8 +27,11 @@ def decode_json(body: bytes) -> Any:
     """`body` as plain data of at most MAX_DEPTH levels, without lone surrogates; a text may still hold a NUL.
 
     Raises:
-        Refused: bad_json, bad_text, out_of_range or too_deep.
+        Refused: bad_json, bad_text, out_of_range, too_deep or too_many.
     """
+    nested = body.count(b"[") + body.count(b"{")
+    if nested > MAX_NESTED:
+        raise Refused("too_many", f"JSON has at most {MAX_NESTED} lists and objects.", field="$")
     try:
         body.decode()
         data = msgspec.json.decode(body)
@@ -39,7 +43,7 @@ def decode_json(body: bytes) -> Any:
         raise Refused("out_of_range", "A number is too large for JSON readers.", field="$") from exc
     except msgspec.DecodeError as exc:
         raise Refused(_why_undecodable(body), "The body is not valid JSON.", field="$") from exc
-    if body.count(b"[") + body.count(b"{") > MAX_DEPTH and depth(data, MAX_DEPTH) > MAX_DEPTH:
+    if nested > MAX_DEPTH and depth(data, MAX_DEPTH) > MAX_DEPTH:
         raise Refused("too_deep", f"JSON has at most {MAX_DEPTH} levels.", field="$")
     return data
 

@@ -50,6 +50,8 @@ MAX_USER_VALUES: Final = 20  # of one identifier
 MAX_USER_CHARS: Final = 512  # of one value
 MAX_EPIK_CHARS: Final = 512
 MAX_SITE_CHARS: Final = 64
+MAX_ALL_PROPS_BYTES: Final = 65_536  # of the props of all events of a request, as JSON
+MAX_SIGNS: Final = 16_384  # of addresses, links and encodings in the texts of a request; each costs microseconds
 
 MATCH_KEYS: Final = ("fn", "ln", "ge", "db", "ct", "st", "zp", "country", "hashed_maids")
 USER_KEYS: Final = ("em", "ph", "external_id", *MATCH_KEYS)
@@ -159,10 +161,14 @@ def _exact(body: bytes) -> Wire | None:
     try:
         if b'"events"' in body:
             sent = batch = _decode_batch(body)
-            events = [_plain(event) for event in batch.events]
+            events = []
+            left = MAX_ALL_PROPS_BYTES
+            for event in batch.events:
+                events.append(plain := _plain(event, left))
+                left -= len(plain.props) if plain.props != _NO_PROPS else 0
         else:
             sent = _decode_single(body)
-            events = [_plain(sent)]
+            events = [_plain(sent, MAX_ALL_PROPS_BYTES)]
         if sent.visitor_id and not (len(sent.visitor_id) == _UUID_CHARS and is_uuid(sent.visitor_id)):
             return None
         user = read_user(sent.user, "") if sent.user else {}
@@ -176,11 +182,12 @@ def _exact(body: bytes) -> Wire | None:
         epik=sent.epik,
         user=user,
     )
-    return Wire(envelope, events, [event.event_id for event in events], isinstance(sent, _ExactBatch))
+    batched = isinstance(sent, _ExactBatch)
+    return Wire(envelope, _costly_refused(events, batched), [event.event_id for event in events], batched)
 
 
-def _plain(sent: _ExactEvent) -> RawEvent:
-    """Raises Refused for what needs a closer look."""
+def _plain(sent: _ExactEvent, left: int) -> RawEvent:
+    """Raises Refused for what needs a closer look. `left`: the bytes of props that the request may still have."""
     if sent.event[0].isspace() or sent.event[-1].isspace() or len(sent.currency) not in (0, 3):
         raise Refused("bad_value", "Not as documented.")
     return RawEvent(
@@ -195,7 +202,9 @@ def _plain(sent: _ExactEvent) -> RawEvent:
         order_quantity=sent.order_quantity,
         search_query=sent.search_query,
         line_items=[_plain_item(item) for item in sent.line_items],
-        props=sent.props if sent.props == _NO_PROPS else pack_props(an_object(decode_json(bytes(sent.props)), ""), ""),
+        props=sent.props
+        if sent.props == _NO_PROPS
+        else pack_props(an_object(decode_json(bytes(sent.props)), ""), "", left),
     )
 
 
@@ -288,8 +297,8 @@ def _renamed(fields: dict[str, Any], aliases: Mapping[str, str]) -> dict[str, An
     return fields
 
 
-def _event(sent: Any, path: str, shared_props: Mapping[str, Any]) -> RawEvent:
-    """One event. `shared_props`: unknown keys of the envelope, which every event keeps."""
+def _event(sent: Any, path: str, shared_props: Mapping[str, Any], left: int) -> RawEvent:
+    """One event. `shared_props`: unknown keys of the envelope, which every event keeps; `left`: see `_plain`."""
     fields = _renamed(dict(an_object(sent, path)), _EVENT_ALIASES)
     for key in _ENVELOPE_KEYS:
         if fields.get(key) is not None:
@@ -303,7 +312,7 @@ def _event(sent: Any, path: str, shared_props: Mapping[str, Any]) -> RawEvent:
     props = object_or_json(fields.pop("props", None), f"{path}.props")
     if extras:
         props.setdefault("line_items", extras)
-    known["props"] = pack_props({**shared_props, **fields, **props}, f"{path}.props")
+    known["props"] = pack_props({**shared_props, **fields, **props}, f"{path}.props", left)
     return RawEvent(**known)
 
 
@@ -336,23 +345,56 @@ def _line_items(fields: dict[str, Any], path: str) -> tuple[list[LineItem], list
     return items, rest if any(rest) else []
 
 
-def pack_props(props: dict[str, Any], path: str) -> Raw:
-    """`props` as the bytes to store. Raises Refused if they are past their bounds."""
+def pack_props(props: dict[str, Any], path: str, left: int = MAX_PROPS_BYTES) -> Raw:
+    """`props` as the bytes to store. Raises Refused if they are past their bounds, or than the `left` bytes longer."""
     if not props:
-        return Raw(b"{}")
-    if len(msgspec.json.encode(props)) > MAX_PROPS_BYTES:  # first of all, since it bounds the walks below
+        return _NO_PROPS
+    limit = min(left, MAX_PROPS_BYTES)
+    if len(msgspec.json.encode(props)) > limit:  # first of all, since it bounds the walks below
         raise props_too_long(path)
     if depth(props, MAX_PROPS_DEPTH) > MAX_PROPS_DEPTH:
         raise Refused("too_deep", f"Props have at most {MAX_PROPS_DEPTH} levels.", field=path)
     packed = msgspec.json.encode(storable(props, path))
-    if len(packed) > MAX_PROPS_BYTES:
+    if len(packed) > limit:
         raise props_too_long(path)
     return Raw(packed)
 
 
 def props_too_long(path: str) -> Refused:
     """The fault of props past their bound."""
-    return Refused("too_long", f"Props have at most {MAX_PROPS_BYTES} bytes as JSON.", field=path)
+    return Refused(
+        "too_long",
+        f"Props have at most {MAX_PROPS_BYTES} bytes as JSON, those of a request together {MAX_ALL_PROPS_BYTES}.",
+        field=path,
+    )
+
+
+_SIGNS: Final = (
+    b"@+%:/?&;#=" + b"\xc2\xcd\xe1\xe2\xef"  # and how the invisible and the full-width ones start in UTF-8
+)
+
+
+def _signs(event: RawEvent) -> int:
+    """How many of the signs at which `scrub` looks closer are in the texts of an event."""
+    texts = [event.event_id, event.url, event.referrer, event.order_id, event.search_query]
+    for item in event.line_items:
+        texts += item.product_id, item.product_name, item.product_category
+        texts += item.product_brand, item.product_variant, item.product_variant_id
+    sent = "".join(texts).encode() + bytes(event.props)
+    return len(sent) - len(sent.translate(None, _SIGNS))
+
+
+def _costly_refused(events: Sequence[RawEvent | Refused], batch: bool) -> list[RawEvent | Refused]:
+    """`events`, those refused that take the request past MAX_SIGNS: one request must not hold up the others."""
+    left, kept = MAX_SIGNS, list(events)
+    for place, event in enumerate(events):
+        if isinstance(event, RawEvent) and (signs := _signs(event)):
+            if signs > left:
+                why = f"The texts of a request have at most {MAX_SIGNS} signs such as @ % / & together."
+                kept[place] = Refused("too_long", why, field=f"$.events[{place}]" if batch else "$")
+            else:
+                left -= signs
+    return kept
 
 
 # --- envelope --------------------------------------------------------------------------------------
@@ -376,9 +418,21 @@ def _wire(fields: dict[str, Any]) -> Wire:
     except Refused as exc:
         return _all_refused(site, fields, exc)
     if inline:
-        return Wire(envelope, [_event_or_refused(fields, "$", {})], [_event_id(fields)])
-    events = [_event_or_refused(event, f"$.events[{place}]", shared) for place, event in enumerate(sent)]
-    return Wire(envelope, events, [_event_id(event) for event in sent], batch=True)
+        return Wire(envelope, _costly_refused([_event_or_refused(fields, "$")], False), [_event_id(fields)])
+    events = _events(sent, shared)
+    return Wire(envelope, _costly_refused(events, True), [_event_id(event) for event in sent], batch=True)
+
+
+def _events(sent: list[Any], shared_props: Mapping[str, Any]) -> list[RawEvent | Refused]:
+    """The events of a list. Props that no event can have are not tried again for each."""
+    if len(msgspec.json.encode(shared_props)) > MAX_PROPS_BYTES:
+        return [props_too_long(f"$.events[{place}].props") for place in range(len(sent))]
+    events: list[RawEvent | Refused] = []
+    left = MAX_ALL_PROPS_BYTES
+    for place, one in enumerate(sent):
+        events.append(event := _event_or_refused(one, f"$.events[{place}]", shared_props, left))
+        left -= len(event.props) if isinstance(event, RawEvent) and event.props != _NO_PROPS else 0
+    return events
 
 
 def _site(value: Any) -> str:
@@ -420,9 +474,11 @@ def _all_refused(site: str, fields: dict[str, Any], why: Refused) -> Wire:
     return Wire(Envelope(site=site), [why] * len(sent), [_event_id(event) for event in sent], batch=sent is events)
 
 
-def _event_or_refused(sent: Any, path: str, shared_props: Mapping[str, Any]) -> RawEvent | Refused:
+def _event_or_refused(
+    sent: Any, path: str, shared_props: Mapping[str, Any] = {}, left: int = MAX_ALL_PROPS_BYTES
+) -> RawEvent | Refused:
     try:
-        return _event(sent, path, shared_props)
+        return _event(sent, path, shared_props, left)
     except Refused as exc:
         return exc
 
