@@ -64,6 +64,12 @@ def test_sites_and_keys(run: Run) -> None:
     assert said(run("keys", "list", "--json")) == []
 
 
+def test_a_new_state_database_says_where_it_is(run: Run, tmp_path: Path) -> None:
+    first = run("sites", "list")
+    assert first.stderr == f"no pinstream.toml here; data in {tmp_path / 'data'}\n"
+    assert run("sites", "list").stderr == ""
+
+
 def test_audiences(run: Run) -> None:
     run("sites", "add", "--tag-id", "shop", "--origin", "*")
     assert (

@@ -161,7 +161,11 @@ def _cell(value: object) -> str:
 def _store() -> Iterator[Store]:
     from pinstream.state.store import Store
 
-    store = Store.open(_settings().state_url)
+    settings = _settings()
+    if not settings.state.url and not (settings.data_dir / "state.db").exists():
+        source = settings_module.config_file() or "no pinstream.toml here"
+        print(f"{source}; data in {settings.data_dir.absolute()}", file=sys.stderr)  # or was another folder meant?
+    store = Store.open(settings.state_url)
     try:
         yield store
     finally:
