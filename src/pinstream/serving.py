@@ -25,6 +25,7 @@ from pinstream.event import REASONS
 MAX_HEAD_BYTES: Final = 64 << 10  # request line, headers and the blank line after them
 MAX_FIELDS: Final = 100
 HEAD_S: Final = 10.0
+WRITE_S: Final = 10.0  # for a client to read what was written
 LINGER_S: Final = 1.0
 MAX_LINGERING: Final = 64  # refused connections past the bound that are read on
 LINE_BYTES: Final = len("  HTTP/1.1\r\n\r\n")  # of a request line beside method and target, and of the empty line
@@ -72,6 +73,7 @@ class Bounded(HttpToolsProtocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._deadline: asyncio.TimerHandle | None = None
+        self._unread: asyncio.TimerHandle | None = None
         self._refusal = "bad_http"
         self._refused = False
         self._head_bytes = 0  # of complete fields
@@ -87,6 +89,8 @@ class Bounded(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_clock()
+        if self._unread:
+            self._unread.cancel()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -101,6 +105,23 @@ class Bounded(HttpToolsProtocol):
             self._refuse("head_too_large")
         elif self._head_open or not (self._body_open or self._completed):
             self._start_clock()
+
+    def pause_writing(self) -> None:
+        """The client does not read its answers; uvicorn writes no more until it does, which may be never."""
+        super().pause_writing()
+        self._unread = self.loop.call_later(WRITE_S, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._unread:
+            self._unread.cancel()
+            self._unread = None
+
+    def _end(self) -> None:
+        """Close once everything is written; a client that does not read has WRITE_S for it."""
+        if self.transport.get_write_buffer_size():
+            self.loop.call_later(WRITE_S, self.transport.abort)
+        self.transport.close()
 
     def send_400_response(self, msg: str) -> None:
         self._refuse(self._refusal)

@@ -38,11 +38,13 @@ class Collect(_Section):
     ops_host: str = Field("127.0.0.1", description="Address of the operations port; keep it private.")
     ops_port: int = Field(9080, ge=1, le=65_535, description="Operations port: /readyz and /metrics.")
     commit_interval_ms: int = Field(5, ge=0, le=1000, description="How long a group of events waits for company.")
-    max_pending_bytes: int = Field(64 << 20, ge=1 << 20, description="Bytes waiting for the log before 503.")
+    max_pending_bytes: int = Field(
+        64 << 20, ge=1 << 20, description="Bytes waiting for the log, or in bodies, before 503."
+    )
     body_timeout_s: float = Field(10, gt=0, le=120, description="A request's body must arrive within this time.")
     max_connections: int = Field(4096, ge=1, description="Open connections before 503.")
-    longest_turn_ms: int = Field(
-        100, ge=1, le=10_000, description="While one round over all connections takes longer, some are told 503."
+    longest_wait_ms: int = Field(
+        100, ge=1, le=10_000, description="While requests wait longer than this to be read, some are told 503."
     )
     trusted_proxies: list[str] = Field(
         [], description="Networks whose X-Forwarded-For is believed, such as 10.0.0.0/8."

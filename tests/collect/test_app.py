@@ -15,8 +15,8 @@ import pytest
 from pinstream import metrics
 from pinstream.collect import answer as answers
 from pinstream.collect import edge as edges
+from pinstream.collect.edge import SAMPLED
 from pinstream.collect.identity import visitor_hash
-from pinstream.collect.protocol import SAMPLED
 from pinstream.errors import Fatal, LogError, Retryable, Uncertain
 from pinstream.event import ENGAGEMENTS, EVENTS, MAX_BODY_BYTES, MAX_EVENTS, REJECTED, Event
 from pinstream.eventlog.contract import Record

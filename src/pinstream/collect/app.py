@@ -23,7 +23,7 @@ from pinstream.collect import body as bodies
 from pinstream.collect import openapi
 from pinstream.collect.answer import Answer
 from pinstream.collect.commit import Committer
-from pinstream.collect.edge import Edge, Head, Taken
+from pinstream.collect.edge import Edge, Head, Taken, count_answer
 from pinstream.errors import LogError, Refused
 from pinstream.settings import Collect
 
@@ -69,11 +69,9 @@ class Endpoint:
             return
         request = Request(scope, receive)
         found = await self._answer(request)
-        metrics.REQUESTS.labels(self._route, str(found.status)).inc()
-        if read_at := scope.get("read_at"):
-            metrics.ANSWER_MS.observe((time.monotonic() - read_at) * 1000)
+        count_answer(self._route, found.status, scope.get("read_at"))
         metrics.flush()
-        await _send(found, self._edge.cors(request.headers.get("origin"), mirror=found.mirror), send)
+        await _send(found, self._edge.cors(_head(request).origin, mirror=found.mirror), send)
 
     async def _answer(self, request: Request) -> Answer:
         run = self._methods.get(request.method)

@@ -6,12 +6,15 @@ calls commits the records in between. Small pure modules decide; this one asks t
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from hashlib import blake2b
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from pinstream import metrics
 from pinstream.collect import answer as answers
@@ -32,6 +35,8 @@ from pinstream.state.snapshot import Key, Site
 
 MAX_FIELD_CHARS: Final = 256
 MAX_QUERY_BYTES: Final = 60_000  # httptools' parser ends at 65,535 bytes, with an answer of its own
+
+_BLANKS: Final = b" \t"
 
 Clock = Callable[[], int]
 """Milliseconds since 1970."""
@@ -54,15 +59,15 @@ class Head:
         self.fields = dict(reversed(headers))
 
     def get(self, name: bytes) -> str:
-        """The first header of that name, or empty."""
+        """The first header of that name without the blanks around it (RFC 9110 5.5), or empty."""
         value = self.fields.get(name)
-        return value.decode("latin-1") if value else ""
+        return value.strip(_BLANKS).decode("latin-1") if value else ""
 
     @property
     def origin(self) -> str | None:
         """The Origin header; None: there is none."""
         value = self.fields.get(b"origin")
-        return None if value is None else value.decode("latin-1")
+        return None if value is None else value.strip(_BLANKS).decode("latin-1")
 
     def all(self, name: bytes) -> str:
         """Every header of that name, as the list that HTTP says they are (RFC 9110 5.2)."""
@@ -201,7 +206,7 @@ class Edge:
     def _context(self, head: Head, site: Site, source: Source) -> Context:
         """What the edge knows about the sender. A server's own address and agent say nothing about the visitor."""
         fields = head.fields
-        cookies = "" if fields.get(b"origin") == b"null" else head.get(b"cookie")
+        cookies = "" if head.origin == NULL_ORIGIN else head.get(b"cookie")
         ip = agent = language = ""
         if source != "api":
             ip = client_ip(head.peer, head.all(b"x-forwarded-for"), self._proxies) if self._proxies else head.peer
@@ -214,7 +219,8 @@ class Edge:
             language=language,
             visitor_cookie=_first(_VISITOR, cookies) if cookies else "",
             epik_cookie=_first(_EPIK, cookies) if "_epik=" in cookies else "",
-            opted_out=fields.get(b"sec-gpc") == b"1" or fields.get(b"dnt") == b"1",
+            opted_out=(b"sec-gpc" in fields and head.get(b"sec-gpc") == "1")
+            or (b"dnt" in fields and head.get(b"dnt") == "1"),
             bot=is_bot(agent),
             source=source,
             suppressed=self._gate.suppressed,
@@ -306,6 +312,24 @@ def _count(found: Intake) -> None:
                 metrics.tally(metrics.DROPPED.labels(reason), count)
             case "refused":
                 metrics.tally(metrics.REFUSED.labels(reason), count)
+
+
+SAMPLED: Final = 32
+"""Of so many answers, the time of one is taken."""
+
+_answers = itertools.count(1)
+
+
+def count_answer(route: str, status: int, read_at: float | None) -> None:
+    """An answer of a route of the metrics. `read_at`: when the request was received, of `time.monotonic`."""
+    metrics.tally(_requests(route, status), 1)
+    if read_at is not None and next(_answers) % SAMPLED == 0:
+        metrics.ANSWER_MS.observe((time.monotonic() - read_at) * 1000)
+
+
+@lru_cache(maxsize=256)
+def _requests(route: str, status: int) -> Any:
+    return metrics.REQUESTS.labels(route, str(status))
 
 
 def _source(path: str, origin: str | None) -> Source:

@@ -14,10 +14,10 @@ import asyncio
 import logging
 import time
 from collections import deque
-from functools import lru_cache
-from itertools import count
 from typing import Any, ClassVar, Final
 
+import httptools
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.protocols.utils import get_remote_addr
 
@@ -26,7 +26,8 @@ from pinstream.collect import answer as answers
 from pinstream.collect.answer import Answer
 from pinstream.collect.body import DISCARD_BYTES, too_large
 from pinstream.collect.commit import Committer
-from pinstream.collect.edge import Edge, Head, Taken
+from pinstream.collect.edge import Edge, Head, Taken, count_answer
+from pinstream.collect.inbox import Inbox
 from pinstream.collect.pace import Pace
 from pinstream.errors import LogError, Refused
 from pinstream.event import MAX_BODY_BYTES
@@ -36,6 +37,11 @@ logger = logging.getLogger(__name__)
 
 MAX_QUEUED: Final = 64  # requests of one connection that are not answered; past it, nothing more is read from it
 
+PIECE_BYTES: Final = 4096  # that are parsed at once: a few hundred requests at most
+PENDING_BYTES: Final = 64 << 10  # received and not read; past it, nothing more is received
+
+_OF_UPGRADES: Final = (b"upgrade", b"http2-settings")
+_ABOUT_ITSELF: Final = (b"close", b"keep-alive")
 _HOT: Final = {
     (b"POST", b"/p/i"): "events",
     (b"POST", b"/v1/events"): "events",
@@ -76,8 +82,11 @@ class Hot(Bounded):
 
     edge: ClassVar[Edge]
     committer: ClassVar[Committer]
+    inbox: ClassVar[Inbox]
     pace: ClassVar[Pace]
     body_timeout_s: ClassVar[float]
+    max_body_bytes: ClassVar[int]
+    """Of all bodies that are on their way; past it, the one that grows is refused."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -85,12 +94,19 @@ class Hot(Bounded):
         self._queue: deque[_Request | RequestResponseCycle | _Refusal] = deque()
         self._head: Head | None = None  # of the hot request that is being read
         self._route = ""
-        self._chunks: list[bytes] = []
+        self._body: bytes | bytearray = b""
         self._body_bytes = 0
+        self._held_bytes = 0  # of the body, as the inbox counts it
         self._body_clock: asyncio.TimerHandle | None = None
         self._idle_clock: asyncio.TimerHandle | None = None
         self._peer = ""
-        self._possible_bytes = 0  # that the longest head in this segment may have
+        self._possible_bytes = 0  # that the longest head in this piece may have
+        self._pending: deque[bytes] = deque()  # received, not read
+        self._pending_bytes = 0
+        self._read_bytes = 0  # of the first of them
+        self._listed = False  # in the inbox
+        self._upgrading = False
+        self._half_closed = False
         self._ended = False  # nothing that comes now is a request
 
     # --- the connection ---
@@ -98,9 +114,12 @@ class Hot(Bounded):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self._peer = (get_remote_addr(transport) or ("",))[0]
         super().connection_made(transport)
+        self.flow = _Flow(transport, self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_body_clock()
+        self._forget_body()
+        self._pending.clear()
         if self._idle_clock:
             self._idle_clock.cancel()
         for each in self._queue:
@@ -111,42 +130,100 @@ class Hot(Bounded):
 
     def eof_received(self) -> bool:  # type: ignore[override]
         """A client that only stops sending still gets the answers to what it sent."""
-        self._ended = True
-        return bool(self._queue)
+        self._half_closed = True
+        return bool(self._queue or self._pending)
 
     def data_received(self, data: bytes) -> None:
-        if self._ended:
-            return
-        self.last_at = self.loop.time()
-        if not self.pace.in_turn:
-            self.pace.turn_begins(time.monotonic())
-            self.loop.call_soon(self._turn_ends)
-        self._possible_bytes = self._unseen_bytes + len(data)
-        super().data_received(data)
-        if self._head and self._body_clock is None and not self.transport.is_closing():
-            self._body_clock = self.loop.call_later(self.body_timeout_s, self._body_too_slow)
+        self.last_at = time.monotonic()
+        self._pending.append(data)
+        self._pending_bytes += len(data)
+        if self._pending_bytes >= PENDING_BYTES:
+            self.flow.pause_reading()
+        if not self._listed and self.may_read():
+            self._listed = True
+            self.inbox.add(self, self.loop)
 
-    def _turn_ends(self) -> None:
-        self.pace.turn_ends(time.monotonic())
+    def may_read(self) -> bool:
+        """Whether this client reads its answers, and waits for few enough of them."""
+        return len(self._queue) < MAX_QUEUED and not self.flow.write_paused
+
+    def is_full(self) -> bool:
+        """Whether enough was received that is not read yet."""
+        return self._pending_bytes >= PENDING_BYTES
+
+    def read_some(self) -> None:
+        """See `inbox.Reader`."""
+        self._listed = False
+        try:
+            if self._pending and not (self._ended or self._refused or self.transport.is_closing()):
+                self._read(self._next_piece())
+        except Exception:
+            logger.exception("A connection failed for a reason nobody foresaw.")
+            self.transport.abort()
+        self._go_on()
+
+    def _next_piece(self) -> bytes:
+        first, at = self._pending[0], self._read_bytes
+        piece = first if len(first) <= PIECE_BYTES else first[at : at + PIECE_BYTES]
+        self._read_bytes += len(piece)
+        if self._read_bytes == len(first):
+            self._pending.popleft()
+            self._read_bytes = 0
+        self._pending_bytes -= len(piece)
+        return piece
+
+    def _read(self, piece: bytes) -> None:
+        self._completed = False
+        self._unseen_bytes += len(piece)
+        self._possible_bytes = self._unseen_bytes
+        self._unset_keepalive_if_required()
+        try:
+            self.parser.feed_data(piece)
+        except httptools.HttpParserUpgrade as exc:
+            self._ignore_upgrade(piece[exc.args[0] :])
+        except httptools.HttpParserError:
+            self._refuse(self._refusal)
+        if self._refused or self.transport.is_closing():
+            return
+        if self._unseen_bytes > MAX_HEAD_BYTES:
+            self._refuse("head_too_large")
+        elif self._pending:
+            return  # whoever is slow, it is not the client
+        elif self._head:
+            if self._body_clock is None:
+                self._body_clock = self.loop.call_later(self.body_timeout_s, self._body_too_slow)
+        elif self._head_open or not (self._body_open or self._completed):
+            self._start_clock()
+
+    def _go_on(self) -> None:
+        """Read what is pending as soon as it may be, then receive more."""
+        if self.transport.is_closing() or self._listed:
+            return
+        if self._ended or self._refused:
+            self._pending.clear()
+            self._pending_bytes = self._read_bytes = 0
+        if self._pending:
+            if self.may_read():
+                self._listed = True
+                self.inbox.add(self, self.loop)
+            return
+        if self.flow.read_paused:
+            self.flow.resume_reading()
+        if self._half_closed and not self._queue:
+            self._end()
 
     def shutdown(self) -> None:
         """Called by the server: what was received is answered, then the connection ends."""
-        if not self._queue and not self._body_open:
-            self.transport.close()
+        if not (self._queue or self._pending or self._head_open or self._body_open):
+            self._end()
 
     @property
     def _draining(self) -> bool:
         return isinstance(self.server_state, State) and self.server_state.draining
 
-    def pause_writing(self) -> None:
-        """The client does not read its answers: nothing more is read from it either."""
-        super().pause_writing()
-        self.flow.pause_reading()
-
     def resume_writing(self) -> None:
         super().resume_writing()
-        if len(self._queue) < MAX_QUEUED:
-            self.flow.resume_reading()
+        self._go_on()
 
     # --- what the parser finds ---
 
@@ -173,13 +250,18 @@ class Hot(Bounded):
         if self._ended:
             return
         parser = self.parser
+        if parser.should_upgrade():
+            if parser.get_method() == b"CONNECT":
+                raise ValueError("This is no proxy.")  # the parser makes it the error that is answered 400
+            self._upgrading = True
+            return
         path, _, query = self.url.partition(b"?")
         route = _HOT.get((parser.get_method(), path))
-        if route and b"#" not in query and not parser.should_upgrade() and parser.get_http_version() == "1.1":
+        if route and b"#" not in query and parser.get_http_version() == "1.1":
             head = Head(path.decode(), query, self.headers, self._peer)
             if not head.get(b"expect"):
                 self._head, self._route = head, route
-                self._chunks, self._body_bytes = [], 0
+                self._body, self._body_bytes = b"", 0
                 return
         self._hand_over()
 
@@ -187,12 +269,14 @@ class Hot(Bounded):
         self._unseen_bytes = 0
         if self._head:
             self._body_bytes += len(body)
-            if self._body_bytes <= MAX_BODY_BYTES:
-                self._chunks.append(body)
+            if self._body_bytes == len(body):
+                self._body = body  # mostly it comes in one piece
+            elif self._body_bytes <= MAX_BODY_BYTES and self.inbox.body_bytes <= self.max_body_bytes:
+                self._hold(body)
             elif self._body_bytes > DISCARD_BYTES:
                 self._take()
                 self._ended = True
-        elif not self._ended:
+        elif not self._ended and not self._upgrading:
             HttpToolsProtocol.on_body(self, body)
 
     def on_message_complete(self) -> None:
@@ -204,8 +288,38 @@ class Hot(Bounded):
             self._stop_body_clock()
         if self._head:
             self._take()
-        elif not self._ended:
+        elif not self._ended and not self._upgrading:
             HttpToolsProtocol.on_message_complete(self)
+
+    def _hold(self, body: bytes) -> None:
+        if not isinstance(self._body, bytearray):
+            self._body = bytearray(self._body)
+        self._body += body
+        grown = len(self._body) - self._held_bytes
+        self._held_bytes += grown
+        self.inbox.body_bytes += grown
+
+    def _forget_body(self) -> None:
+        self.inbox.body_bytes -= self._held_bytes
+        self._held_bytes = 0
+        self._body = b""
+
+    def _ignore_upgrade(self, rest: bytes) -> None:
+        """Read the request again without its wish for another protocol (RFC 9110 7.8), and go on with what follows.
+
+        The parser takes what comes behind such a head for the other protocol.
+        """
+        self._upgrading = self._body_open = False
+        version = self.parser.get_http_version().encode()
+        lines = [b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, version)]
+        for name, value in self.headers:
+            if name == b"connection":
+                value = b", ".join([token for token in value.split(b",") if token.strip().lower() in _ABOUT_ITSELF])
+            if name not in _OF_UPGRADES:
+                lines.append(b"%b: %b" % (name, value))
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self._read(b"\r\n".join(lines) + b"\r\n\r\n" + rest)
 
     def _count_head(self) -> None:
         """The exact size, where the segments received leave room for one that is too large."""
@@ -220,11 +334,13 @@ class Hot(Bounded):
         """The hot request is complete: store what it says, and answer when that is done."""
         head, self._head = self._head, None
         assert head is not None  # noqa: S101  narrows the type
+        body, too_many = self._body, len(self._body) < self._body_bytes <= MAX_BODY_BYTES
+        self._forget_body()
         request = _Request(self, self._route, head.origin, keep_alive=self.parser.should_keep_alive())
         self._ended = not request.keep_alive
         self._enqueue(request)
         try:
-            taken = self._taken(head)
+            taken = self.edge.busy() if too_many else self._taken(head, bytes(body))
             if isinstance(taken, Taken):
                 request.taken = taken
                 self.committer.park(taken.found.records, request)
@@ -241,14 +357,15 @@ class Hot(Bounded):
         self.answered(request, answer)
         metrics.flush()
 
-    def _taken(self, head: Head) -> Taken | Answer:
-        if self.pace.pressed and not self.pace.admits(time.monotonic()):
+    def _taken(self, head: Head, body: bytes) -> Taken | Answer:
+        now = time.monotonic()
+        if not self.pace.admits(now, now - self.last_at):
             return self.edge.busy()
         if self._route == "v3":
             return self.edge.pixel(head)
         if self._body_bytes > MAX_BODY_BYTES:
             return self.edge.refused(too_large())
-        return self.edge.events(head, self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks))
+        return self.edge.events(head, body)
 
     def answered(self, request: _Request, answer: Answer) -> None:
         """What to answer to a request of the queue is known; it is sent when it is its turn."""
@@ -260,7 +377,11 @@ class Hot(Bounded):
         self._body_clock = None
         if self._head is None:
             return
+        if self._pending:
+            self._body_clock = self.loop.call_later(self.body_timeout_s, self._body_too_slow)
+            return
         head, self._head, self._ended = self._head, None, True
+        self._forget_body()
         request = _Request(self, self._route, head.origin, keep_alive=False)
         self._enqueue(request)
         self.answered(request, self.edge.refused(Refused("too_slow", "The body did not arrive in time.")))
@@ -294,15 +415,17 @@ class Hot(Bounded):
         self._queue.popleft()
         super().on_response_complete()
         self._unset_keepalive_if_required()  # `_idle` does that
-        if not self.transport.is_closing():
-            self._advance()
+        if self.transport.is_closing():
+            self._end()
+            return
+        if self._head:
+            self._stop_clock()  # the body's own runs
+        self._advance()
 
     # --- in order ---
 
     def _enqueue(self, request: _Request | RequestResponseCycle | _Refusal) -> None:
         self._queue.append(request)
-        if len(self._queue) >= MAX_QUEUED:
-            self.flow.pause_reading()
 
     def _advance(self) -> None:
         """Send what is ready, as far as it is its turn; then let the next one begin."""
@@ -317,30 +440,32 @@ class Hot(Bounded):
                 if self.transport.is_closing():
                     return
             elif isinstance(first, RequestResponseCycle):
+                if len(queue) > 1:  # the answers behind it are to follow, also while the server drains
+                    first.default_headers = [each for each in first.default_headers if each[0] != b"connection"]
                 super()._start_asgi_task(first, self.app)
                 return
             else:
                 queue.popleft()
                 super()._refuse(first.reason)
                 return
-        if self.flow.read_paused and not self.flow.write_paused:
-            self.flow.resume_reading()
-        if self._ended or (self._draining and not self._body_open):
-            self.transport.close()
-        elif self._idle_clock is None:
+        if self._ended or (self._draining and not (self._body_open or self._head_open or self._pending)):
+            self._end()
+            return
+        if self._idle_clock is None:
             self._idle_clock = self.loop.call_later(self.timeout_keep_alive, self._idle)
+        self._go_on()
 
     def _send(self, request: _Request, answer: Answer) -> None:
-        _count_answer(request.route, answer.status, self.loop, request.read_at)
+        count_answer(request.route, answer.status, request.read_at)
         if self.transport.is_closing():
             metrics.tally(metrics.ANSWERS_UNDELIVERED, 1)
             return
-        last = self._draining and not self._queue and not self._body_open
+        last = self._draining and not (self._queue or self._body_open or self._head_open or self._pending)
         keep_alive = request.keep_alive and not last and not answers.closes(answer)
         cors = self.edge.cors(request.origin, mirror=answer.mirror)
         self.transport.write(answers.to_bytes(answer, cors, keep_alive=keep_alive))
         if not keep_alive:
-            self.transport.close()
+            self._end()
 
     def _refuse(self, reason: str) -> None:
         if not self._queue or self._refused:
@@ -351,7 +476,7 @@ class Hot(Bounded):
             self._enqueue(_Refusal(reason))
 
     def _too_slow(self) -> None:
-        if self._queue:
+        if self._queue or self._pending:
             self._deadline = None
             self._start_clock()  # the answers before it come first
         else:
@@ -360,26 +485,21 @@ class Hot(Bounded):
     def _idle(self) -> None:
         """Close a connection on which nothing happens. One timer that looks again costs less than one a request."""
         self._idle_clock = None
-        rest = self.last_at + self.timeout_keep_alive - self.loop.time()
-        busy = self._queue or self._head_open or self._body_open
+        rest = self.last_at + self.timeout_keep_alive - time.monotonic()
+        busy = self._queue or self._pending or self._head_open or self._body_open
         if not busy and rest <= 0:
-            self.transport.close()
+            self._end()
         else:
             self._idle_clock = self.loop.call_later(max(rest, 1.0), self._idle)
 
 
-SAMPLED: Final = 32
-"""Of so many answers of the hot path, the time of one is taken."""
+class _Flow(FlowControl):
+    """uvicorn lets a connection receive again whenever an answer is complete; ours may have enough to read still."""
 
-_answers = count(1)
+    def __init__(self, transport: asyncio.Transport, protocol: Hot) -> None:
+        super().__init__(transport)
+        self._protocol = protocol
 
-
-@lru_cache(maxsize=64)
-def _requests(route: str, status: int) -> Any:
-    return metrics.REQUESTS.labels(route, str(status))
-
-
-def _count_answer(route: str, status: int, loop: asyncio.AbstractEventLoop, read_at: float) -> None:
-    metrics.tally(_requests(route, status), 1)
-    if next(_answers) % SAMPLED == 0:
-        metrics.ANSWER_MS.observe((loop.time() - read_at) * 1000)
+    def resume_reading(self) -> None:
+        if not self._protocol.is_full():
+            super().resume_reading()

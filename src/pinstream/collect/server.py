@@ -16,6 +16,7 @@ from pinstream.collect.app import build
 from pinstream.collect.commit import Committer
 from pinstream.collect.edge import Edge
 from pinstream.collect.gate import Gate, ReadSnapshot, first_snapshot, keep_fresh, tell_age
+from pinstream.collect.inbox import Inbox
 from pinstream.collect.pace import Pace
 from pinstream.collect.protocol import Hot
 from pinstream.errors import Retryable
@@ -102,7 +103,9 @@ def public(edge_: Edge, committer_: Committer, settings: Collect) -> type[Hot]:
     class Public(Hot):
         edge = edge_
         committer = committer_
-        pace = Pace(settings.longest_turn_ms / 1000)
+        inbox = Inbox()
+        pace = Pace(settings.longest_wait_ms / 1000)
+        max_body_bytes = settings.max_pending_bytes
         body_timeout_s = settings.body_timeout_s
         max_connections = connections_possible(settings.max_connections)
         headers_of_refusals = b"access-control-allow-origin: *\r\n"
