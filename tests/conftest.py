@@ -32,7 +32,7 @@ __all__ = [
 
 @pytest.fixture(autouse=True)
 def _leftovers_of_kafkas_client(request: pytest.FixtureRequest) -> Iterator[None]:
-    """aiokafka forgets a connection that it is opening when it is closed during an outage: not the next test's fault."""
+    """aiokafka forgets a connection that it is opening when it is closed: not the next test's fault."""
     yield
     if request.node.get_closest_marker("kafka"):
         with warnings.catch_warnings():
