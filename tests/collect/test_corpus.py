@@ -6,7 +6,8 @@ import asyncio
 import itertools
 import logging
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
@@ -16,9 +17,9 @@ import pytest_asyncio
 from pinstream.event import EVENTS, TOPICS
 from pinstream.eventlog.journal import JournalLog
 from pinstream.serving import Bounded
-from pinstream.settings import Log
+from pinstream.settings import Collect, Log
 from tests.collect.conftest import SNAPSHOT, Running, running
-from tests.collect.corpus import CASES, MODULES
+from tests.collect.corpus import CASES, FAULTS, MODULES, SKIPPED
 from tests.collect.corpus.case import EVENT, HEALTH, TINY, Case, post
 from tests.collect.raw import Answer, connected
 
@@ -28,7 +29,7 @@ PATHS = {"starlette": False, "hot": True}
 """Whether the hot path is on."""
 NOW = 1_795_291_391_000
 BYTEWISE_BYTES = 1000  # larger cases are only sent in one piece
-CUT_BYTES = 250
+CUT_BYTES = 200
 LANES = 8  # connections at a time
 
 
@@ -43,9 +44,8 @@ class Outcome(NamedTuple):
 class Edge:
     """A running edge, and the records in its log."""
 
-    def __init__(self, path: str, running: Running, consumer: Any) -> None:
-        self.path = path
-        self._running = running
+    def __init__(self, running: Running, consumer: Any) -> None:
+        self.running = running
         self._consumer = consumer
         self._marks = map(str, itertools.count())
 
@@ -58,7 +58,7 @@ class Edge:
             raise
 
     async def _outcome(self, case: Case, parts: Sequence[bytes]) -> Outcome:
-        async with connected(self._running) as connection:
+        async with connected(self.running) as connection:
             await connection.send(*parts)
             answers = [await connection.answer(bodiless=said.startswith("HEAD")) for said in case.answers]
             if case.closes:
@@ -72,7 +72,7 @@ class Edge:
     async def new_records(self) -> list[bytes]:
         """The events stored since the last time, in order."""
         mark = f"mark {next(self._marks)}"
-        async with connected(self._running) as connection:
+        async with connected(self.running) as connection:
             await connection.send(post(body=EVENT.replace(b'"1"', msgspec.json.encode(mark))))
             assert (await connection.answer()).status == 204
         found: list[bytes] = []
@@ -82,21 +82,28 @@ class Edge:
         return found[:-1]
 
 
-@pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def edges(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[dict[str, Edge]]:
+@asynccontextmanager
+async def both_paths(folder: Path, settings: Collect | None = None) -> AsyncIterator[dict[str, Edge]]:
+    """The same edge twice, with a log each."""
     snapshot = msgspec.structs.replace(SNAPSHOT, sites=(*SNAPSHOT.sites, TINY))
     async with AsyncExitStack() as stack:
         found = {}
         for path, hot in PATHS.items():
-            folder = tmp_path_factory.mktemp(path)
-            edge = await stack.enter_async_context(running(folder, snapshot=snapshot, clock=lambda: NOW, hot=hot))
-            consumer = await JournalLog(folder, Log()).consumer("load", TOPICS)
+            edge = running(folder / path, snapshot=snapshot, settings=settings, clock=lambda: NOW, hot=hot)
+            started = await stack.enter_async_context(edge)
+            consumer = await JournalLog(folder / path, Log()).consumer("load", TOPICS)
             stack.push_async_callback(consumer.aclose)
             while not consumer.assignment():
                 await consumer.poll(timeout_s=0.05, max_records=1)
             for partition in consumer.assignment():
                 consumer.seek(partition, (await consumer.bounds(partition)).end)
-            found[path] = Edge(path, edge, consumer)
+            found[path] = Edge(started, consumer)
+        yield found
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def edges(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[dict[str, Edge]]:
+    async with both_paths(tmp_path_factory.mktemp("corpus")) as found:
         yield found
 
 
@@ -106,28 +113,16 @@ def nothing_unforeseen(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
 
 
-def whole() -> list[Any]:
-    """Every case on every path; a known fault must show itself."""
-    return [
-        pytest.param(
-            path,
-            case,
-            id=f"{path}-{name}",
-            marks=[pytest.mark.xfail(reason=case.fault, strict=True)] if path in case.fault_on else [],
-        )
-        for path in PATHS
-        for name, case in CASES.items()
-    ]
-
-
-def split(at_most_bytes: int, *paths: str) -> list[Any]:
-    """The cases that are sent in more ways than one."""
-    return [
-        pytest.param(path, case, id=f"{path}-{name}")
-        for path in paths
-        for name, case in CASES.items()
-        if len(case.sent) <= at_most_bytes and path not in case.fault_on
-    ]
+def cases(*paths: str, at_most_bytes: int | None = None) -> list[Any]:
+    """Every case on each of these paths; with a bound on its size, only those that pass as a whole."""
+    found = []
+    for path in paths:
+        for name, case in CASES.items():
+            fault = FAULTS.get((path, name), "")
+            mark = pytest.mark.xfail(reason=fault, strict=fault != SKIPPED)
+            if at_most_bytes is None or (len(case.sent) <= at_most_bytes and not fault):
+                found.append(pytest.param(path, case, id=f"{path}-{name}", marks=[mark] if fault else []))
+    return found
 
 
 def said(answers: list[Answer], case: Case) -> tuple[str, ...]:
@@ -160,21 +155,21 @@ def in_bytes(sent: bytes) -> list[bytes]:
     return [sent[at : at + 1] for at in range(len(sent))]
 
 
-@pytest.mark.parametrize(("path", "case"), whole())
+@pytest.mark.parametrize(("path", "case"), cases(*PATHS))
 async def test_a_case(edges: dict[str, Edge], path: str, case: Case) -> None:
     edge = edges[path]
     await edge.outcome(case, case.sent)
     assert len(await edge.new_records()) == case.stored
 
 
-@pytest.mark.parametrize(("path", "case"), split(BYTEWISE_BYTES, *PATHS))
+@pytest.mark.parametrize(("path", "case"), cases(*PATHS, at_most_bytes=BYTEWISE_BYTES))
 async def test_a_case_byte_by_byte(edges: dict[str, Edge], path: str, case: Case) -> None:
     edge = edges[path]
     await edge.outcome(case, *in_bytes(case.sent))
     assert len(await edge.new_records()) == case.stored
 
 
-@pytest.mark.parametrize("name", [name for name, case in CASES.items() if not case.fault])
+@pytest.mark.parametrize("name", [name for name in CASES if not any((path, name) in FAULTS for path in PATHS)])
 async def test_both_paths_answer_alike(edges: dict[str, Edge], name: str) -> None:
     case = CASES[name]
     outcomes, records = [], []
@@ -186,7 +181,7 @@ async def test_both_paths_answer_alike(edges: dict[str, Edge], name: str) -> Non
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("path", "case"), split(CUT_BYTES, "hot"))
+@pytest.mark.parametrize(("path", "case"), cases("hot", at_most_bytes=CUT_BYTES))
 async def test_a_case_cut_in_two_anywhere(edges: dict[str, Edge], path: str, case: Case) -> None:
     edge = edges[path]
     places = iter(range(1, len(case.sent)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 from pinstream.state.snapshot import Site
@@ -23,13 +22,6 @@ class Case(NamedTuple):
     """Events that must reach the log: no more and no fewer."""
     closes: bool = False
     """Whether the server ends the connection; else a further request on it must be answered."""
-    fault: str = ""
-    """What is wrong now, where the case fails."""
-    fault_on: Sequence[str] = ()
-    """The paths where it is."""
-
-
-BOTH = ("starlette", "hot")
 
 
 def taken(sent: bytes, *, closes: bool = False) -> Case:
@@ -45,11 +37,6 @@ def answered(sent: bytes, *answers: str, stored: int = 0, closes: bool = False) 
 def broken(sent: bytes, answer: str = "400 bad_http") -> Case:
     """Bytes after which nobody can tell where the next request begins: nothing is stored, and the connection ends."""
     return Case(sent, (answer,), closes=True)
-
-
-def faulty(case: Case, fault: str, *paths: str) -> Case:
-    """A case that fails on these paths."""
-    return case._replace(fault=fault, fault_on=paths)
 
 
 def request(line: bytes, *fields: bytes, body: bytes = b"") -> bytes:

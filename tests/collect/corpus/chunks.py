@@ -49,6 +49,19 @@ CASES: dict[str, Case] = {
     "zero chunk only, pixel by POST": taken(chunked(END, PIXEL)),
     "zero chunk, and a request": answered(chunked(END + HEALTH), "400 empty_body", "200"),
     "GET in chunks": answered(sized(SIZE).replace(b"POST", b"GET"), "405 method_not_allowed"),
+    "size in no digits on a cold route": broken(sized(b"zz").replace(b"/p/i", b"/v1/engagements")),
+    "size in no digits further on, on a cold route": broken(chunked(chunk(EVENT) + b"zz\r\n", b"/v1/engagements")),
+    "size in no digits further on": broken(chunked(chunk(EVENT) + b"zz\r\n")),
+    "size in no digits further on, behind an event": answered(
+        sized(SIZE) + chunked(chunk(EVENT) + b"zz\r\n"), "204", "400 bad_http", stored=1, closes=True
+    ),
+    "size in no digits further on, on a cold route behind an event": answered(
+        sized(SIZE) + chunked(chunk(EVENT) + b"zz\r\n", b"/v1/engagements"),
+        "204",
+        "400 bad_http",
+        stored=1,
+        closes=True,
+    ),
     "size in no digits": broken(sized(b"zz")),
     "negative size": broken(sized(b"-" + SIZE)),
     "size with plus": broken(sized(b"+" + SIZE)),
