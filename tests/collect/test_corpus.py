@@ -14,12 +14,13 @@ import msgspec
 import pytest
 import pytest_asyncio
 
+from pinstream.collect.protocol import Hot
 from pinstream.event import EVENTS, TOPICS
 from pinstream.eventlog.journal import JournalLog
 from pinstream.serving import Bounded
 from pinstream.settings import Collect, Log
 from tests.collect.conftest import SNAPSHOT, Running, running
-from tests.collect.corpus import CASES, FAULTS, MODULES, SKIPPED
+from tests.collect.corpus import CASES, FAULTS, MODULES
 from tests.collect.corpus.case import EVENT, HEALTH, TINY, Case, post
 from tests.collect.raw import Answer, connected
 
@@ -119,7 +120,7 @@ def cases(*paths: str, at_most_bytes: int | None = None) -> list[Any]:
     for path in paths:
         for name, case in CASES.items():
             fault = FAULTS.get((path, name), "")
-            mark = pytest.mark.xfail(reason=fault, strict=fault != SKIPPED)
+            mark = pytest.mark.xfail(reason=fault, strict=True)
             if at_most_bytes is None or (len(case.sent) <= at_most_bytes and not fault):
                 found.append(pytest.param(path, case, id=f"{path}-{name}", marks=[mark] if fault else []))
     return found
@@ -137,13 +138,14 @@ async def test_no_case_hides_another() -> None:
 
 async def test_parts_arrive_one_by_one(edges: dict[str, Edge], monkeypatch: pytest.MonkeyPatch) -> None:
     came: list[bytes] = []
-    receive = Bounded.data_received
+    feed = Bounded.data_received, Hot._read
 
     def noted(self: Bounded, data: bytes) -> None:
         came.append(data)
-        receive(self, data)
+        feed[isinstance(self, Hot)](self, data)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Bounded, "data_received", noted)
+    monkeypatch.setattr(Hot, "_read", noted)
     case = CASES["health"]
     for edge in edges.values():
         came.clear()

@@ -34,8 +34,7 @@ FAULTS: dict[tuple[str, str], str] = {
         )
     },
     **{
-        (path, name): SKIPPED
-        for path in ("starlette", "hot")
+        ("starlette", name): SKIPPED
         for name in (
             "a request behind a websocket",
             "an event that offers h2c",
