@@ -60,7 +60,7 @@ class _Request:
         self.route = route
         self.origin = origin
         self.keep_alive = keep_alive
-        self.read_at = protocol.last_at
+        self.read_at = protocol.came_at
         self.taken: Taken | None = None
         self.answer: Answer | None = None
 
@@ -90,7 +90,7 @@ class Hot(Bounded):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.last_at = 0.0  # when something was last received
+        self._last_at = 0.0  # when something was last received
         self._queue: deque[_Request | RequestResponseCycle | _Refusal] = deque()
         self._head: Head | None = None  # of the hot request that is being read
         self._route = ""
@@ -101,7 +101,8 @@ class Hot(Bounded):
         self._idle_clock: asyncio.TimerHandle | None = None
         self._peer = ""
         self._possible_bytes = 0  # that the longest head in this piece may have
-        self._pending: deque[bytes] = deque()  # received, not read
+        self._pending: deque[tuple[bytes, float]] = deque()  # received and not read, and when
+        self.came_at = 0.0  # the piece that is being read
         self._pending_bytes = 0
         self._read_bytes = 0  # of the first of them
         self._listed = False  # in the inbox
@@ -134,8 +135,8 @@ class Hot(Bounded):
         return bool(self._queue or self._pending)
 
     def data_received(self, data: bytes) -> None:
-        self.last_at = time.monotonic()
-        self._pending.append(data)
+        self._last_at = time.monotonic()
+        self._pending.append((data, self._last_at))
         self._pending_bytes += len(data)
         if self._pending_bytes >= PENDING_BYTES:
             self.flow.pause_reading()
@@ -163,7 +164,8 @@ class Hot(Bounded):
         self._go_on()
 
     def _next_piece(self) -> bytes:
-        first, at = self._pending[0], self._read_bytes
+        first, self.came_at = self._pending[0]
+        at = self._read_bytes
         piece = first if len(first) <= PIECE_BYTES else first[at : at + PIECE_BYTES]
         self._read_bytes += len(piece)
         if self._read_bytes == len(first):
@@ -359,7 +361,7 @@ class Hot(Bounded):
 
     def _taken(self, head: Head, body: bytes) -> Taken | Answer:
         now = time.monotonic()
-        if not self.pace.admits(now, now - self.last_at):
+        if not self.pace.admits(now, now - self.came_at):
             return self.edge.busy()
         if self._route == "v3":
             return self.edge.pixel(head)
@@ -485,7 +487,7 @@ class Hot(Bounded):
     def _idle(self) -> None:
         """Close a connection on which nothing happens. One timer that looks again costs less than one a request."""
         self._idle_clock = None
-        rest = self.last_at + self.timeout_keep_alive - time.monotonic()
+        rest = self._last_at + self.timeout_keep_alive - time.monotonic()
         busy = self._queue or self._pending or self._head_open or self._body_open
         if not busy and rest <= 0:
             self._end()
