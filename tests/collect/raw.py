@@ -11,7 +11,7 @@ import msgspec
 
 from tests.collect.conftest import Running
 
-PATIENCE_S = 5
+PATIENCE_S = 10
 BODILESS = (204, 304)
 
 

@@ -19,6 +19,7 @@ from pinstream.event import EVENTS, TOPICS
 from pinstream.eventlog.journal import JournalLog
 from pinstream.serving import Bounded
 from pinstream.settings import Collect, Log
+from tests.collect import raw
 from tests.collect.conftest import SNAPSHOT, Running, running
 from tests.collect.corpus import CASES, FAULTS, MODULES
 from tests.collect.corpus.case import EVENT, HEALTH, TINY, Case, post
@@ -30,7 +31,7 @@ PATHS = {"starlette": False, "hot": True}
 """Whether the hot path is on."""
 NOW = 1_795_291_391_000
 BYTEWISE_BYTES = 1000  # larger cases are only sent in one piece
-CUT_BYTES = 200
+CUT_BYTES = 150
 LANES = 8  # connections at a time
 
 
@@ -114,15 +115,22 @@ def nothing_unforeseen(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
 
 
+@pytest.fixture(autouse=True)
+def no_patience_with_faults(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.node.get_closest_marker("xfail"):
+        monkeypatch.setattr(raw, "PATIENCE_S", 0.5)
+
+
 def cases(*paths: str, at_most_bytes: int | None = None) -> list[Any]:
     """Every case on each of these paths; with a bound on its size, only those that pass as a whole."""
     found = []
     for path in paths:
         for name, case in CASES.items():
             fault = FAULTS.get((path, name), "")
-            mark = pytest.mark.xfail(reason=fault, strict=True)
+            marks = [pytest.mark.xfail(reason=fault, strict=True)] if fault else []
+            marks += [pytest.mark.slow] if fault or path != "hot" else []
             if at_most_bytes is None or (len(case.sent) <= at_most_bytes and not fault):
-                found.append(pytest.param(path, case, id=f"{path}-{name}", marks=[mark] if fault else []))
+                found.append(pytest.param(path, case, id=f"{path}-{name}", marks=marks))
     return found
 
 
@@ -164,6 +172,7 @@ async def test_a_case(edges: dict[str, Edge], path: str, case: Case) -> None:
     assert len(await edge.new_records()) == case.stored
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("path", "case"), cases(*PATHS, at_most_bytes=BYTEWISE_BYTES))
 async def test_a_case_byte_by_byte(edges: dict[str, Edge], path: str, case: Case) -> None:
     edge = edges[path]
@@ -171,6 +180,7 @@ async def test_a_case_byte_by_byte(edges: dict[str, Edge], path: str, case: Case
     assert len(await edge.new_records()) == case.stored
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in CASES if not any((path, name) in FAULTS for path in PATHS)])
 async def test_both_paths_answer_alike(edges: dict[str, Edge], name: str) -> None:
     case = CASES[name]

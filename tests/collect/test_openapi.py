@@ -128,7 +128,7 @@ def attempts(edge: Running, operation: Any, mode: GenerationMode, *more: Any, ex
     ],
 )
 async def test_every_answer_is_as_described(edge: Running, operation: Any, mode: GenerationMode) -> None:
-    await asyncio.to_thread(attempts, edge, operation, mode, examples=25)
+    await asyncio.to_thread(attempts, edge, operation, mode, examples=15)
 
 
 @pytest.mark.slow
@@ -144,4 +144,4 @@ async def test_every_answer_is_as_described(edge: Running, operation: Any, mode:
 )
 async def test_what_is_as_described_is_taken(edge: Running, operation: Any) -> None:
     more = [checks.positive_data_acceptance]
-    await asyncio.to_thread(attempts, edge, operation, GenerationMode.POSITIVE, *more, examples=60)
+    await asyncio.to_thread(attempts, edge, operation, GenerationMode.POSITIVE, *more, examples=40)

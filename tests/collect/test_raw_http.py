@@ -1,9 +1,11 @@
-"""What comes before an app sees it, through raw sockets: heads too large or too slow, no HTTP, too many connections."""
+"""What takes time or several connections, on both HTTP paths: slow, endless, half closed, gone, too many.
+
+What can be said in bytes alone stands in `corpus/`.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import resource
 from pathlib import Path
 from typing import Any
@@ -12,54 +14,27 @@ import pytest
 
 from pinstream import serving as servings
 from pinstream.collect import server
-from pinstream.serving import MAX_FIELDS, MAX_HEAD_BYTES
+from pinstream.event import EVENTS
 from pinstream.settings import Collect
-from tests.collect.conftest import Running, running
+from tests.collect.conftest import SITE, running
+from tests.collect.corpus.case import CHUNKED, END, HEALTH, chunk, get, post, unmeasured
+from tests.collect.raw import Answer, connected
+
+EVENT = b'{"site":"%s","event":"x","event_id":"1","consent":"yes"}' % SITE.tag_id.encode()
+WHOLE = post(body=EVENT)
+QUICK = Collect(commit_interval_ms=1, body_timeout_s=0.2)
+both_paths = pytest.mark.parametrize(
+    "hot", [pytest.param(True, id="hot"), pytest.param(False, id="starlette", marks=pytest.mark.slow)]
+)
 
 
-async def talk(edge: Running, *sent: bytes, pause_s: float = 0) -> tuple[int, dict[str, str], bytes]:
-    """Status, headers and body of the first answer; the connection is read until it is closed."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", int(edge.base_url.rpartition(":")[2]))
-    try:
-        for part in sent:
-            writer.write(part)
-            await writer.drain()
-            await asyncio.sleep(pause_s)
-        return await answer(reader)
-    finally:
-        writer.close()
+def refused(found: Answer) -> tuple[int, str]:
+    headers = dict(found.headers)
+    assert (headers["connection"], headers["access-control-allow-origin"]) == ("close", "*")
+    return found.status, found.reason
 
 
-async def answer(reader: asyncio.StreamReader) -> tuple[int, dict[str, str], bytes]:
-    head = (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)).decode()
-    fields = dict(line.lower().split(": ", 1) for line in head.split("\r\n")[1:] if line)
-    return int(head.split()[1]), fields, await reader.readexactly(int(fields.get("content-length", 0)))
-
-
-def reason(found: tuple[int, dict[str, str], bytes]) -> tuple[int, str]:
-    status, fields, body = found
-    assert fields["content-type"] == "application/json"
-    assert (fields["connection"], fields["access-control-allow-origin"]) == ("close", "*")
-    return status, str(json.loads(body)["reason"])
-
-
-def head(size: int) -> bytes:
-    start, end = b"GET /healthz HTTP/1.1\r\nhost: x\r\na: ", b"\r\n\r\n"
-    return start + b"x" * (size - len(start) - len(end)) + end
-
-
-def fields(count: int) -> bytes:
-    return b"GET /healthz HTTP/1.1\r\n" + b"".join(b"a%d: x\r\n" % n for n in range(count)) + b"\r\n"
-
-
-async def test_a_head_is_bounded_in_bytes_and_fields(tmp_path: Path) -> None:
-    async with running(tmp_path) as edge:
-        for good in (head(MAX_HEAD_BYTES), fields(MAX_FIELDS)):
-            assert (await talk(edge, good))[0] == 200
-        for bad in (head(MAX_HEAD_BYTES + 1), fields(MAX_FIELDS + 1), head(1 << 20)):
-            assert reason(await talk(edge, bad)) == (431, "head_too_large")
-
-
+@both_paths
 @pytest.mark.parametrize(
     "start",
     [
@@ -69,63 +44,123 @@ async def test_a_head_is_bounded_in_bytes_and_fields(tmp_path: Path) -> None:
         b"POST /p/i HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n1;",
     ],
 )
-async def test_what_never_ends_is_not_collected(tmp_path: Path, start: bytes) -> None:
-    async with running(tmp_path) as edge:
-        assert (await talk(edge, start, *[b"x" * 20_000] * 4, pause_s=0.02))[0] in (400, 431)
+async def test_what_never_ends_is_not_collected(tmp_path: Path, start: bytes, hot: bool) -> None:
+    async with running(tmp_path, hot=hot) as edge, connected(edge) as connection:
+        await connection.send(start, *[b"x" * 20_000] * 4)
+        assert refused(await connection.answer()) in [(400, "bad_http"), (431, "head_too_large")]
 
 
-async def test_what_is_no_http_has_a_reason(tmp_path: Path) -> None:
-    async with running(tmp_path) as edge:
-        for bad in (
-            b"\x16\x03\x01\x02\x00\x01\x00",
-            b"GET / HTTP/1.1\r\na b: c\r\n\r\n",
-            b"GET /\xff HTTP/1.1\r\n\r\n",
-        ):
-            assert reason(await talk(edge, bad)) == (400, "bad_http")
-
-
+@both_paths
 @pytest.mark.parametrize("sent", [b"", b"\r\n", b"POST /p/i HTTP/1.1\r\nX-A: "])
 async def test_a_head_that_does_not_come_is_not_waited_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sent: bytes
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sent: bytes, hot: bool
 ) -> None:
     monkeypatch.setattr(servings, "HEAD_S", 0.2)
-    async with running(tmp_path) as edge:
-        assert reason(await talk(edge, sent)) == (408, "too_slow")
-        whole = b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n"
-        reader, writer = await asyncio.open_connection("127.0.0.1", int(edge.base_url.rpartition(":")[2]))
-        for _ in range(2):  # an idle connection is kept longer than a head may take
-            writer.write(whole)
-            assert (await answer(reader))[0] == 200
-            await asyncio.sleep(0.4)
-        writer.write(sent or b"G")
-        assert reason(await answer(reader)) == (408, "too_slow")
-        writer.close()
+    async with running(tmp_path, hot=hot) as edge:
+        async with connected(edge) as connection:
+            await connection.send(sent)
+            assert refused(await connection.answer()) == (408, "too_slow")
+        async with connected(edge) as connection:
+            for _ in range(2):
+                await connection.send(HEALTH)
+                assert (await connection.answer()).status == 200
+                await asyncio.sleep(0.4)  # an idle connection is kept longer than a head may take
+            await connection.send(sent or b"G")
+            assert refused(await connection.answer()) == (408, "too_slow")
 
 
-async def test_a_body_nobody_reads_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@both_paths
+@pytest.mark.parametrize("path", [b"/p/i", b"/v1/engagements", b"/v3/"])
+@pytest.mark.parametrize("sent", [EVENT[:-1], b""])
+async def test_a_body_that_does_not_come_is_not_waited_for(tmp_path: Path, path: bytes, sent: bytes, hot: bool) -> None:
+    async with running(tmp_path, hot=hot, settings=QUICK) as edge, connected(edge) as connection:
+        await connection.send(post(path=path, body=sent, length=b"%d" % len(EVENT)))
+        assert refused(await connection.answer()) == (408, "too_slow")
+        await connection.send(EVENT[-1:] + WHOLE)
+        assert await connection.rest() == b""
+        assert await edge.stored(EVENTS) == []
+
+
+@both_paths
+async def test_a_slow_chunked_body_is_not_waited_for(tmp_path: Path, hot: bool) -> None:
+    async with running(tmp_path, hot=hot, settings=QUICK) as edge, connected(edge) as connection:
+        await connection.send(unmeasured(CHUNKED, body=chunk(EVENT)))
+        assert refused(await connection.answer()) == (408, "too_slow")
+        await connection.send(END + WHOLE)
+        assert await connection.rest() == b""
+        assert await edge.stored(EVENTS) == []
+
+
+@both_paths
+async def test_a_body_nobody_reads_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hot: bool
+) -> None:
     monkeypatch.setattr(servings, "HEAD_S", 0.2)
-    async with running(tmp_path) as edge:
-        reader, writer = await asyncio.open_connection("127.0.0.1", int(edge.base_url.rpartition(":")[2]))
-        writer.write(b"POST /nowhere HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\nx")
-        assert (await answer(reader))[0] == 404
-        assert await asyncio.wait_for(reader.read(), 2) == b""
-        writer.close()
+    async with running(tmp_path, hot=hot) as edge, connected(edge) as connection:
+        await connection.send(post(path=b"/nowhere", body=b"x", length=b"100"))
+        assert (await connection.answer()).status == 404
+        assert await connection.rest() == b""
 
 
-async def test_one_connection_too_many_is_told_and_closed(tmp_path: Path) -> None:
-    async with running(tmp_path, settings=Collect(commit_interval_ms=0, max_connections=3)) as edge:
-        port = int(edge.base_url.rpartition(":")[2])
-        open_ones = [await asyncio.open_connection("127.0.0.1", port) for _ in range(3)]
-        refused = await talk(edge)
-        assert reason(refused) == (503, "busy") and refused[1]["retry-after"] == "1"
-        reader, writer = open_ones.pop()
-        writer.write(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
-        assert (await answer(reader))[0] == 200
-        writer.close()
-        await asyncio.sleep(0.05)
-        assert (await talk(edge, b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n"))[0] == 200
-        for _, writer in open_ones:
-            writer.close()
+@both_paths
+@pytest.mark.parametrize("cut", [1, WHOLE.index(b"\r\n\r\n"), WHOLE.index(b"{"), len(WHOLE) - 1])
+async def test_who_goes_before_the_end_has_said_nothing(tmp_path: Path, cut: int, hot: bool) -> None:
+    async with running(tmp_path, hot=hot) as edge:
+        async with connected(edge) as connection:
+            await connection.send(WHOLE + WHOLE[:cut])
+            assert (await connection.answer()).status == 204
+            connection.reset()
+        async with connected(edge) as connection:
+            await connection.send(WHOLE[:cut])
+            connection.half_close()
+            assert await connection.rest() == b""
+        async with connected(edge) as connection:
+            await connection.send(WHOLE)
+            assert (await connection.answer()).status == 204
+        assert len(await edge.stored(EVENTS)) == 2
+
+
+@both_paths
+async def test_who_goes_before_the_answer_leaves_an_event_and_no_trouble(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, hot: bool
+) -> None:
+    async with running(tmp_path, hot=hot) as edge:
+        for _ in range(20):
+            async with connected(edge) as connection:
+                await connection.send(WHOLE + HEALTH + WHOLE)
+                connection.reset()
+        async with connected(edge) as connection:
+            await connection.send(HEALTH + get(b"/healthz", b"Connection: close"))
+            assert [(await connection.answer()).status for _ in range(2)] == [200, 200]
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+
+
+async def test_who_only_stops_sending_gets_the_answers(tmp_path: Path) -> None:
+    async with running(tmp_path) as edge, connected(edge) as connection:
+        await connection.send(WHOLE + HEALTH + WHOLE)
+        connection.half_close()
+        assert [(await connection.answer()).status for _ in range(3)] == [204, 200, 204]
+        assert await connection.rest() == b""
+        assert len(await edge.stored(EVENTS)) == 2
+
+
+@both_paths
+async def test_one_connection_too_many_is_told_and_closed(tmp_path: Path, hot: bool) -> None:
+    two = Collect(commit_interval_ms=0, max_connections=2)
+    async with running(tmp_path, settings=two, hot=hot) as edge, connected(edge) as first:
+        async with connected(edge) as second:
+            for connection in (first, second):
+                await connection.send(HEALTH)
+                assert (await connection.answer()).status == 200
+            async with connected(edge) as third:
+                found = await third.answer()
+                assert refused(found) == (503, "busy") and dict(found.headers)["retry-after"] == "1"
+            await second.send(get(b"/healthz", b"Connection: close"))
+            assert (await second.answer()).status == 200
+            assert await second.rest() == b""
+        async with connected(edge) as fourth:
+            await fourth.send(HEALTH)
+            assert (await fourth.answer()).status == 200
 
 
 @pytest.mark.parametrize(("soft", "hard", "possible"), [(5000, 5000, 4096), (1024, 5000, 4096), (1024, 2000, 1872)])
