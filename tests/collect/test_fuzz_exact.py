@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from pinstream.collect import intake, wire
@@ -104,6 +104,26 @@ def plain(event: RawEvent) -> str:
     return repr(msgspec.structs.asdict(event) | {"props": bytes(event.props)})
 
 
+def of(**fields: Any) -> bytes:
+    """One event, exactly as documented but for these."""
+    return json.dumps({"site": "1", "event": "x", **fields}).encode()
+
+
+@example(of(value=-0.0), "")
+@example(of(line_items=[{"product_price": -0.0}]), "")
+@example(of(props={"a": -0.0}), "")
+@example(of(order_quantity=2.0, time=1_795_291_390_000.0), "")
+@example(of(currency="EUR\n"), "")
+@example(of(visitor_id=VISITOR + "\n"), "")
+@example(of(event=" x\u00a0"), "")
+@example(of(url="\0"), "")
+@example(of(url="x").replace(b'"x"}', b'"\xff"}'), "")
+@example(of(url="x").replace(b'"x"}', b'"\\ud800"}'), "")
+@example(of(event_id="events"), "")
+@example(b'{"site":"1","event":"x","event":"y","site":"2"}', "")
+@example(b'{"site":"1","event":"x","props":{"a":1},"props":null}', "")
+@example(b'{"site":"1","events":[],"event":"x"}', "")
+@example(b"\xef\xbb\xbf" + of(), "")
 @settings(max_examples=600, suppress_health_check=[HealthCheck.too_slow])
 @given(mutated(), st.sampled_from(["", "text/plain", "application/x-www-form-urlencoded"]))
 def test_both_ways_of_reading_agree(body: bytes, content_type: str) -> None:
