@@ -470,6 +470,12 @@ class Hot(Bounded):
             self._end()
 
     def _refuse(self, reason: str) -> None:
+        newest = self._queue[-1] if self._queue else None
+        if isinstance(newest, RequestResponseCycle) and newest.more_body:
+            self._queue.pop()  # its body breaks off: the refusal is its answer
+            newest.disconnected = True
+            newest.message_event.set()
+            self.cycle = None  # type: ignore[assignment]
         if not self._queue or self._refused:
             super()._refuse(reason)
         elif not self._ended:

@@ -15,7 +15,6 @@ CASES: dict[str, Case] = {name: case for module in MODULES for name, case in mod
 
 OVERTAKES = "the refusal of what follows takes the place of answers that are still due"
 SKIPPED = "the parser takes what follows an Upgrade for another protocol: the body is lost, or read as a request"
-WAITS = "a broken body on a cold route is waited for, not refused"
 
 FAULTS: dict[tuple[str, str], str] = {
     **{
@@ -45,14 +44,6 @@ FAULTS: dict[tuple[str, str], str] = {
             "an offer of h2c, and close",
             "an offer of h2c with a bad chunk",
             "an offer of h2c and Expect",
-        )
-    },
-    **{
-        ("hot", name): WAITS
-        for name in (
-            "size in no digits on a cold route",
-            "size in no digits further on, on a cold route",
-            "size in no digits further on, on a cold route behind an event",
         )
     },
 }
