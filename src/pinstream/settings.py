@@ -46,6 +46,16 @@ class Collect(_Section):
     longest_wait_ms: int = Field(
         100, ge=1, le=10_000, description="While requests wait longer than this to be read, some are told 503."
     )
+    script_path: str = Field(
+        "/tag.js",
+        pattern=r"^(?:/[A-Za-z0-9_-]+)*/[A-Za-z0-9_-]+\.js$",
+        description="Where the tag is served, its other files beside it.",
+    )
+    endpoint_path: str = Field(
+        "/p/i",
+        pattern=r"^(?:/[A-Za-z0-9_-]+)+$",
+        description="Where the tag sends events. /p/i is always answered too.",
+    )
     trusted_proxies: list[str] = Field(
         [], description="Networks whose X-Forwarded-For is believed, such as 10.0.0.0/8."
     )
@@ -205,6 +215,11 @@ class Settings(BaseSettings):
     def snapshot_file(self) -> Path:
         """Where `collect` keeps its last good snapshot."""
         return self.data_dir / "snapshot.json"
+
+    @property
+    def tags_dir(self) -> Path:
+        """Folder of the versions of the tag that pages may have pinned."""
+        return self.data_dir / "tags"
 
     @property
     def warehouse_password_file(self) -> Path:

@@ -9,9 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from hashlib import sha256
-from importlib import resources
-from typing import Final
+from pathlib import Path
 
 from starlette.requests import Request
 from starlette.routing import Route, Router
@@ -24,32 +22,42 @@ from pinstream.collect import openapi
 from pinstream.collect.answer import Answer
 from pinstream.collect.commit import Committer
 from pinstream.collect.edge import Edge, Head, Taken, count_answer
+from pinstream.collect.tagfiles import Offer, TagFiles, free_of
 from pinstream.errors import LogError, Refused
 from pinstream.settings import Collect
 
 logger = logging.getLogger(__name__)
 
-TAG_CACHE_S: Final = 300
-
 Run = Callable[[Request], Awaitable[Answer]]
 
 
-def build(edge: Edge, committer: Committer, settings: Collect) -> ASGIApp:
-    """The edge as an ASGI app."""
+def build(edge: Edge, committer: Committer, settings: Collect, tags_dir: Path | None = None) -> ASGIApp:
+    """The edge as an ASGI app. `tags_dir`: where pinned versions of the tag are kept.
+
+    Raises:
+        Misconfigured: a path in the settings is one that means something else.
+    """
     takes = Takes(edge, committer, settings.body_timeout_s)
     events: dict[str, Run] = {"POST": takes.events}
     pixel: dict[str, Run] = {"GET": takes.pixel, "HEAD": takes.pixel, "POST": takes.events}
-    tag, health = TagFile(), {"GET": healthz, "HEAD": healthz}
+    health: dict[str, Run] = {"GET": healthz, "HEAD": healthz}
+    tag = TagFiles(settings.script_path, settings.endpoint_path, tags_dir)
     paths: list[tuple[str, str, Mapping[str, Run]]] = [
         ("/p/i", "events", events),
         ("/v1/events", "events", events),
         ("/v3/", "v3", pixel),
         ("/v3", "v3", pixel),
         ("/v1/engagements", "engagements", {"POST": takes.engagements}),
-        ("/tag.js", "tag", {"GET": tag.answer, "HEAD": tag.answer}),
         ("/healthz", "healthz", health),
         ("/openapi.json", "openapi", {"GET": openapi.answer, "HEAD": openapi.answer}),
     ]
+    fixed = {path for path, _, _ in paths}
+    free_of(fixed - {"/p/i"}, settings.script_path, settings.endpoint_path)
+    if settings.endpoint_path not in fixed:
+        paths.append((settings.endpoint_path, "events", events))
+    for path, file in tag.paths.items():
+        answer = Offer(file).answer
+        paths.append((path, "tag", {"GET": answer, "HEAD": answer}))
     routes = [Route(path, Endpoint(edge, name, methods)) for path, name, methods in paths]
     return Router(routes, redirect_slashes=False, default=Endpoint(edge, "other", {}))
 
@@ -149,18 +157,3 @@ def _head(request: Request) -> Head:
 async def healthz(request: Request) -> Answer:
     """This process answers. Whether it can store events is `/readyz`, on the operations port."""
     return Answer(200, [("Content-Type", "application/json")], b'{"ok":true}')
-
-
-class TagFile:
-    """The tag, as it is shipped in this package."""
-
-    def __init__(self) -> None:
-        self._bytes = resources.files("pinstream.collect").joinpath("static/tag.js").read_bytes()
-        self._etag = f'"{sha256(self._bytes).hexdigest()[:32]}"'
-
-    async def answer(self, request: Request) -> Answer:
-        """GET /tag.js; 304 if the browser has this version."""
-        headers = [("ETag", self._etag), ("Cache-Control", f"public, max-age={TAG_CACHE_S}")]
-        if self._etag in request.headers.get("if-none-match", ""):
-            return Answer(304, headers)
-        return Answer(200, [*headers, ("Content-Type", "text/javascript; charset=utf-8")], self._bytes)

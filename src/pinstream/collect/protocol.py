@@ -14,6 +14,7 @@ import asyncio
 import logging
 import time
 from collections import deque
+from collections.abc import Mapping
 from typing import Any, ClassVar, Final
 
 import httptools
@@ -42,7 +43,7 @@ PENDING_BYTES: Final = 64 << 10  # received and not read; past it, nothing more 
 
 _OF_UPGRADES: Final = (b"upgrade", b"http2-settings")
 _ABOUT_ITSELF: Final = (b"close", b"keep-alive")
-_HOT: Final = {
+HOT: Final = {
     (b"POST", b"/p/i"): "events",
     (b"POST", b"/v1/events"): "events",
     (b"GET", b"/v3/"): "v3",
@@ -83,6 +84,8 @@ class Hot(Bounded):
     edge: ClassVar[Edge]
     committer: ClassVar[Committer]
     inbox: ClassVar[Inbox]
+    hot: ClassVar[Mapping[tuple[bytes, bytes], str]] = HOT
+    """Method and path -> the route's name in metrics."""
     pace: ClassVar[Pace]
     body_timeout_s: ClassVar[float]
     max_body_bytes: ClassVar[int]
@@ -258,7 +261,7 @@ class Hot(Bounded):
             self._upgrading = True
             return
         path, _, query = self.url.partition(b"?")
-        route = _HOT.get((parser.get_method(), path))
+        route = self.hot.get((parser.get_method(), path))
         if route and b"#" not in query and parser.get_http_version() == "1.1":
             head = Head(path.decode(), query, self.headers, self._peer)
             if not head.get(b"expect"):

@@ -18,7 +18,7 @@ from pinstream.collect.edge import Edge
 from pinstream.collect.gate import Gate, ReadSnapshot, first_snapshot, keep_fresh, tell_age
 from pinstream.collect.inbox import Inbox
 from pinstream.collect.pace import Pace
-from pinstream.collect.protocol import Hot
+from pinstream.collect.protocol import HOT, Hot
 from pinstream.errors import Retryable
 from pinstream.eventlog.contract import Log
 from pinstream.serving import serving
@@ -81,7 +81,7 @@ async def serve(
         options = {"proxy_headers": False, "timeout_keep_alive": KEEP_ALIVE_S, "date_header": False}
         port = await stack.enter_async_context(
             serving(
-                build(edge, committer, settings.collect),
+                build(edge, committer, settings.collect, settings.tags_dir),
                 settings.collect.host,
                 settings.collect.port,
                 listener=listeners and listeners.public,
@@ -104,6 +104,7 @@ def public(edge_: Edge, committer_: Committer, settings: Collect) -> type[Hot]:
         edge = edge_
         committer = committer_
         inbox = Inbox()
+        hot = HOT | {(b"POST", settings.endpoint_path.encode()): "events"}
         pace = Pace(settings.longest_wait_ms / 1000)
         max_body_bytes = settings.max_pending_bytes
         body_timeout_s = settings.body_timeout_s
