@@ -11,12 +11,12 @@ import shutil
 import subprocess
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.async_api import Page, async_playwright
+from playwright.async_api import Browser, BrowserContext, Page, async_playwright
 
 AGENT = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/141.0.0.0 Safari/537.36"
 """Headless Chromium's own says so, and the collector takes it for a crawler. Set for the whole browser, as what a page
@@ -81,29 +81,59 @@ def _debugging_port(process: subprocess.Popen[bytes], profile: Path) -> int:
     raise RuntimeError(f"Chromium did not start: {(profile / 'chromium.log').read_text(errors='replace')[-2000:]}")
 
 
-@pytest.fixture
-async def open_page(chromium: str) -> AsyncIterator[OpenPage]:
-    """Opens pages, each with cookies and storage of its own. A script's uncaught error fails the test.
+@asynccontextmanager
+async def connected(address: str) -> AsyncIterator[Browser]:
+    """The browser behind a debugging port."""
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.connect_over_cdp(address)
+        yield browser
+        await browser.close()
 
-    `gpc=True` is a browser with Global Privacy Control: header and property.
+
+@asynccontextmanager
+async def pages(browser: Browser) -> AsyncIterator[OpenPage]:
+    """Opens pages, each with cookies and storage of its own, until the block ends.
+
+    Raises:
+        AssertionError: a script had an uncaught error, or a page asked for permission (OPTIONS) before a request.
     """
     errors: list[str] = []
+    preflights: list[str] = []
+
+    def requested(said: dict[str, Any]) -> None:
+        if said["request"]["method"] == "OPTIONS":
+            preflights.append(said["request"]["url"])
+
     async with AsyncExitStack() as stack:
-        playwright = await stack.enter_async_context(async_playwright())
-        browser = await playwright.chromium.connect_over_cdp(chromium)
-        stack.push_async_callback(browser.close)
 
         async def open_one(*, gpc: bool = False, **options: Any) -> Page:
             context = await browser.new_context(**options)
             stack.push_async_callback(context.close)
             context.on("weberror", lambda error: errors.append(str(error.error)))
             if gpc:
-                await context.set_extra_http_headers({"Sec-GPC": "1"})
-                await context.add_init_script(GPC_SCRIPT)
-            return await context.new_page()
+                await with_gpc(context)
+            page = await context.new_page()
+            network = await context.new_cdp_session(page)  # Playwright itself tells of no preflights
+            network.on("Network.requestWillBeSent", requested)
+            await network.send("Network.enable")
+            return page
 
         yield open_one
     assert not errors, errors
+    assert not preflights, preflights
+
+
+async def with_gpc(context: BrowserContext) -> None:
+    """From the next page on, a browser with Global Privacy Control: header and property."""
+    await context.set_extra_http_headers({"Sec-GPC": "1"})
+    await context.add_init_script(GPC_SCRIPT)
+
+
+@pytest.fixture
+async def open_page(chromium: str) -> AsyncIterator[OpenPage]:
+    """Opens pages, as `pages` does."""
+    async with connected(chromium) as browser, pages(browser) as open_one:
+        yield open_one
 
 
 @pytest.fixture

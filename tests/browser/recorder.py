@@ -8,6 +8,7 @@ import time
 from importlib.resources import files
 from typing import Any
 
+import pytest
 from msgspec import Struct
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -16,6 +17,19 @@ from starlette.routing import Route
 
 PATIENCE_S = 30.0  # a busy machine takes its time; what comes ends the wait at once
 TAG_ID = "demo"
+
+SHOP, ONE_SITE, TWO_SITES = "www.shop.localhost", "t.shop.localhost", "other.localhost"
+"""Names of this machine's loopback for Chromium: a shop, a collector on the shop's site, and one on another site."""
+both_places = pytest.mark.parametrize("collector_host", [ONE_SITE, TWO_SITES], indirect=True)
+"""Run a test with the collector on the shop's site, where its cookie works, and on another, where it does not."""
+in_browser = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
+
+
+def cookie_domain(host: str) -> str:
+    """Of the visitor's cookie: the shop's pages read it where the collector is on their site."""
+    return "shop.localhost" if host == ONE_SITE else ""
+
+
 TAG_JS = files("pinstream.collect") / "static" / "tag.js"
 
 
@@ -33,8 +47,10 @@ class Sent(Struct):
 class Recorder:
     """Answers as the collector does: CORS for any origin, the visitor's cookie, and the statuses a test asks for."""
 
-    def __init__(self) -> None:
+    def __init__(self, host: str) -> None:
         self.url = ""
+        domain = cookie_domain(host)
+        self._cookie = f"Path=/; SameSite=Lax; Secure{'; Domain=' if domain else ''}{domain}"
         self.sent: list[Sent] = []
         self.methods: list[str] = []
         self.statuses: list[int] = []
@@ -63,7 +79,7 @@ class Recorder:
         if self.sets_cookie and request.method == "POST":
             withdrawn = self.sent[-1].body["consent"] == "no"
             visitor, age = ("", 0) if withdrawn else (self.sent[-1].body["visitor_id"], 390 * 86_400)
-            answer.headers["Set-Cookie"] = f"ps_vid={visitor}; Max-Age={age}; Path=/; SameSite=Lax; Secure"
+            answer.headers["Set-Cookie"] = f"ps_vid={visitor}; Max-Age={age}; {self._cookie}"
         return answer
 
     @property

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from playwright.async_api import Page, Request
 
-from tests.browser.recorder import Recorder
+from tests.browser.recorder import Recorder, in_browser
 from tests.browser_fixtures import OpenPage
 
-pytestmark = pytest.mark.browser
+pytestmark = in_browser
 
 EMAIL = "ada@example.com"
 HASH = hashlib.sha256(EMAIL.encode()).hexdigest()

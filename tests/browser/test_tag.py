@@ -11,10 +11,10 @@ import pytest
 from playwright.async_api import Page
 
 from pinstream.collect.identity import hashed
-from tests.browser.recorder import TAG_ID, Recorder, Site
-from tests.browser_fixtures import OpenPage
+from tests.browser.recorder import TAG_ID, Recorder, Site, in_browser
+from tests.browser_fixtures import OpenPage, with_gpc
 
-pytestmark = pytest.mark.browser
+pytestmark = in_browser
 
 UUID7 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-8[0-9a-f]{3}-[0-9a-f]{12}")
 UUID4 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-8[0-9a-f]{3}-[0-9a-f]{12}")
@@ -149,7 +149,7 @@ async def test_a_visitor_keeps_the_id_and_the_cookie_wins(page: Page, site: Site
     assert (await cookies(page))["ps_vid"] == minted
 
     other = "0b5c0000-0000-4000-8000-00000000000c"
-    await page.context.add_cookies([{"name": "ps_vid", "value": other, "url": site.url}])
+    await page.context.add_cookies([{"name": "ps_vid", "value": other, "domain": ".shop.localhost", "path": "/"}])
     await started(page, site)
     await page.evaluate('pintrk("track", "lead", {value: 2})')
     assert (await recorder.carrying(value=2)).body["visitor_id"] == other
@@ -163,12 +163,15 @@ async def test_withdrawal_erases_everything_and_is_told_once(page: Page, site: S
     await recorder.until("lead")
     await page.evaluate('pintrk("track", "pagevisit"); pintrk("setconsent", false); pintrk("setconsent", false)')
     await recorder.until("lead", "consent_withdrawn")
+    await page.wait_for_function("document.cookie == ''")  # its answer takes the cookie, which scripts cannot
     assert await stored(page) == {}
     assert await cookies(page) == {}
+    told = recorder.counted
     await started(page, site, 'pintrk("setconsent", false); pintrk("page");', yes=False)
     await recorder.stays_silent()
 
-    assert recorder.counted == ["lead", "consent_withdrawn"]
+    assert recorder.counted == told
+    assert set(told) == {"lead", "consent_withdrawn"}
     body = recorder.sent[-1].body
     assert body.keys() == {"site", "sent_at", "consent", "visitor_id", "events"}
     assert body["visitor_id"] == recorder.sent[0].body["visitor_id"]
@@ -191,12 +194,10 @@ async def test_gpc_withdraws_a_visitor_it_finds(page: Page, site: Site, recorder
     await started(page, site)
     await page.evaluate('pintrk("track", "lead")')
     await recorder.until("lead")
-    await page.context.add_init_script(
-        "Object.defineProperty(Navigator.prototype, 'globalPrivacyControl', {get: () => true})"
-    )
-    await page.context.set_extra_http_headers({"Sec-GPC": "1"})
+    await with_gpc(page.context)
     await started(page, site, 'pintrk("page");')
     await recorder.until("lead", "consent_withdrawn")
+    await page.wait_for_function("document.cookie == ''")
     assert recorder.sent[-1].headers["sec-gpc"] == "1"
     assert await stored(page) == {}
     assert await cookies(page) == {}

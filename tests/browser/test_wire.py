@@ -64,6 +64,7 @@ def check(name: str, body: dict[str, Any]) -> None:
 
 
 @pytest.mark.browser
+@pytest.mark.asyncio(loop_scope="session")
 @pytest.mark.parametrize("name", CALLS)
 async def test_a_body_is_its_golden_file(name: str, page: Page, site: Site, recorder: Recorder) -> None:
     site.pages["/p/mug"] = site.tag(f'pintrk("setconsent", true); {CALLS[name]}')
@@ -73,6 +74,7 @@ async def test_a_body_is_its_golden_file(name: str, page: Page, site: Site, reco
 
 
 @pytest.mark.browser
+@pytest.mark.asyncio(loop_scope="session")
 async def test_a_withdrawal_is_its_golden_file(page: Page, site: Site, recorder: Recorder) -> None:
     site.pages["/"] = site.tag('pintrk("setconsent", true); pintrk("track", "lead");')
     await page.goto(site.url)

@@ -105,6 +105,7 @@ async def running(
     appender: Appender | None = None,
     clock: Callable[[], int] = now_ms,
     hot: bool = True,
+    port: int = 0,
 ) -> AsyncIterator[Running]:
     """An edge in front of a journal in `folder`, or of `appender`. Not `hot`: every request goes through Starlette."""
     settings = settings or Collect(commit_interval_ms=1)
@@ -121,8 +122,8 @@ async def running(
         "date_header": False,
     }
     try:
-        async with serving(build(edge, committer, settings), "127.0.0.1", 0, **options) as port:
-            yield Running(f"http://127.0.0.1:{port}", folder)
+        async with serving(build(edge, committer, settings), "127.0.0.1", port, **options) as bound:
+            yield Running(f"http://127.0.0.1:{bound}", folder)
     finally:
         await committer.aclose()
         await log.aclose()
