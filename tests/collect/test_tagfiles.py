@@ -16,15 +16,16 @@ from pinstream.event import EVENTS
 from pinstream.settings import Collect
 from tests.collect.conftest import SHOP, SITE, client, running
 
-STATIC = resources.files("pinstream.collect") / "static"
+STATIC = Path(str(resources.files("pinstream.collect") / "static"))
 PAGE = {"site": SITE.tag_id, "consent": "yes", "event": "page_visit"}
 
 
 def test_every_built_file_is_served_beside_the_script() -> None:
     files = TagFiles("/tag.js", "/p/i")
-    for entry in STATIC.iterdir():
-        if entry.is_file():
-            assert files.paths[f"/{entry.name}"].body == entry.read_bytes()
+    built = [path for path in STATIC.rglob("*") if path.is_file()]
+    assert built
+    for path in built:
+        assert files.paths[f"/{path.relative_to(STATIC)}"].body == path.read_bytes()
 
 
 @pytest.mark.parametrize("name", [name for name in PINNABLE if (STATIC / name).is_file()])

@@ -1,0 +1,26 @@
+/** Runs the files that are served, each in a window of its own. */
+
+import { readFileSync } from "node:fs";
+import vm from "node:vm";
+
+const STATIC = new URL("../../../src/pinstream/collect/static/", import.meta.url);
+
+/** The text of a built file. */
+export const served = (name: string): string => readFileSync(new URL(name, STATIC), "utf8");
+
+export class Frame {
+  readonly document = Object.assign(new EventTarget(), { cookie: "", currentScript: null as unknown });
+  readonly window: Record<string, any>;
+
+  constructor(globals: Record<string, unknown> = {}) {
+    this.window = vm.createContext({ document: this.document, setTimeout, ...globals });
+    this.window.window = this.window;
+  }
+
+  /** Runs `text`, as a script element with these data attributes would. */
+  run(text: string, dataset: Record<string, string> = {}): void {
+    this.document.currentScript = { dataset };
+    vm.runInContext(text, this.window);
+    this.document.currentScript = null;
+  }
+}

@@ -1,0 +1,2 @@
+/*! pinstream, Apache-2.0 */
+"use strict";(()=>{var o=window;function i(e,n,t=600){e()?n():t&&setTimeout(i,100,e,n,t-1)}var s,a=!1;function d(e){e!==s&&(s=e,!a&&(a=!0,i(()=>o.pintrk,()=>{a=!1,o.pintrk?.("setconsent",s,"adapter")})))}var c=()=>o.__tcfapi;i(c,()=>c()?.("addEventListener",2,({eventStatus:e,gdprApplies:n,purpose:t},p)=>{if(!p)return;let{consents:r,legitimateInterests:u}=t;n===!1?d(!0):e!=="cmpuishown"&&d([1,3,4].every(f=>r[f])&&!!(r[7]||u[7]))}));})();
