@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 from http import HTTPStatus
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
 
 from pinstream.collect.gate import NULL_ORIGIN
 from pinstream.collect.intake import Outcome
@@ -29,7 +31,7 @@ RETRY_AFTER_S: Final = {"log_full": 1, "log_away": 5, "log_uncertain": 1, "busy"
 Headers = list[tuple[str, str]]
 
 
-class Answer(NamedTuple):
+class Answer(Struct, frozen=True):
     """An HTTP answer, without the CORS headers."""
 
     status: int
@@ -45,7 +47,7 @@ def of_outcomes(outcomes: Sequence[Outcome], cookie: str = "") -> Answer:
     """204 all durable, 200 all dropped, 400 all refused (403 for a site or origin), else 207 with a line each."""
     for outcome in outcomes:
         if outcome.status != "durable":
-            return _mixed(outcomes)._replace(cookie=cookie)
+            return replace(_mixed(outcomes), cookie=cookie)
     return Answer(204, [], cookie=cookie)
 
 
@@ -85,7 +87,7 @@ def as_pixel(answer: Answer) -> Answer:
     if answer.status >= 400:
         headers.append(("X-Pinstream-Refused", msgspec.json.decode(answer.body)["reason"]))
     headers += [("Content-Type", "image/gif"), ("Cache-Control", "no-store")]
-    return answer._replace(status=status, headers=headers, body=GIF)
+    return replace(answer, status=status, headers=headers, body=GIF)
 
 
 def _refusal(reason: str, field: str, outcomes: Sequence[Outcome]) -> Answer:
@@ -94,7 +96,7 @@ def _refusal(reason: str, field: str, outcomes: Sequence[Outcome]) -> Answer:
     if outcomes:
         body["results"] = _results(outcomes[:MAX_EVENTS])
     headers = [("Retry-After", str(RETRY_AFTER_S[reason]))] if reason in RETRY_AFTER_S else []
-    return _json(status, body, headers)._replace(mirror=reason != "wrong_origin")
+    return replace(_json(status, body, headers), mirror=reason != "wrong_origin")
 
 
 def _results(outcomes: Sequence[Outcome]) -> list[dict[str, str]]:

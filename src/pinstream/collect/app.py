@@ -11,6 +11,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
+from msgspec.structs import replace
 from starlette.requests import Request
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -97,7 +98,7 @@ class Endpoint:
         if method == "OPTIONS":
             return answers.PREFLIGHT
         refusal = answers.of_refusal("method_not_allowed")
-        return refusal._replace(headers=[*refusal.headers, ("Allow", self._allow)])
+        return replace(refusal, headers=[*refusal.headers, ("Allow", self._allow)])
 
 
 async def _send(found: Answer, cors: bytes, send: Send) -> None:

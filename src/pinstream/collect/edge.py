@@ -14,7 +14,10 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from hashlib import blake2b
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from pinstream import metrics
 from pinstream.collect import answer as answers
@@ -41,14 +44,15 @@ _BLANKS: Final = b" \t"
 Clock = Callable[[], int]
 """Milliseconds since 1970."""
 
-_VISITOR = re.compile(rf"(?:^|;)\s*{answers.COOKIE}=([^;\s]*)")
-_EPIK = re.compile(r"(?:^|;)\s*_epik=([^;\s]*)")
+_VISITOR = re.compile(rf"{answers.COOKIE}=(?<![^;\s]{answers.COOKIE}=)([^;\s]*)")
+_EPIK = re.compile(r"_epik=(?<![^;\s]_epik=)([^;\s]*)")
+"""Begin with the name, for which the engine looks fast; what is in front of it is checked behind."""
 
 
 class Head:
     """A request without its body."""
 
-    __slots__ = ("fields", "headers", "path", "peer", "query")
+    __slots__ = ("fields", "headers", "origin", "path", "peer", "query")
 
     def __init__(self, path: str, query: bytes, headers: list[tuple[bytes, bytes]], peer: str) -> None:
         """`headers`: in order, names in lower case; `peer`: the other end's address, empty if there is none."""
@@ -57,24 +61,20 @@ class Head:
         self.headers = headers
         self.peer = peer
         self.fields = dict(reversed(headers))
+        self.origin = self.get(b"origin") if b"origin" in self.fields else None
+        """The Origin header; None: there is none."""
 
     def get(self, name: bytes) -> str:
         """The first header of that name without the blanks around it (RFC 9110 5.5), or empty."""
         value = self.fields.get(name)
         return value.strip(_BLANKS).decode("latin-1") if value else ""
 
-    @property
-    def origin(self) -> str | None:
-        """The Origin header; None: there is none."""
-        value = self.fields.get(b"origin")
-        return None if value is None else value.strip(_BLANKS).decode("latin-1")
-
     def all(self, name: bytes) -> str:
         """Every header of that name, as the list that HTTP says they are (RFC 9110 5.2)."""
         return ", ".join(value.decode("latin-1") for found, value in self.headers if found == name)
 
 
-class Taken(NamedTuple):
+class Taken(Struct, frozen=True):
     """A request that was read: its records are to be committed, then it is `settle`d."""
 
     found: Intake
@@ -120,7 +120,7 @@ class Edge:
         _count(intake.refused([""], refused.reason))
         answer = answers.of_refused(refused)
         closing = [("Connection", "close")] if refused.reason in ("too_large", "too_slow") else []
-        return answer._replace(headers=[*answer.headers, *closing])
+        return replace(answer, headers=[*answer.headers, *closing])
 
     def busy(self) -> Answer:
         """The answer to a request that nobody has the time to read."""
@@ -180,7 +180,7 @@ class Edge:
         metrics.tally(metrics.RECEIVED, events)
         metrics.tally(metrics.REFUSED.labels("rate_limited"), events)
         answer = answers.of_refusal("rate_limited")
-        return answer._replace(headers=[("Retry-After", str(over.wait_s)), *answer.headers])
+        return replace(answer, headers=[("Retry-After", str(over.wait_s)), *answer.headers])
 
     def _engagements(self, head: Head, body: bytes) -> Taken | Answer:
         body = bodies.inflate(body, head.get(b"content-encoding"))
@@ -247,6 +247,8 @@ class Edge:
 
     def _rejections(self, found: Intake, site: Site, body: bytes) -> Sequence[Record]:
         """What was refused, never what it said; so many a second at most."""
+        if len(found.records) == len(found.outcomes) and not found.implied:
+            return ()
         refused = [outcome for outcome in found.outcomes if outcome.status == "refused"]
         if not refused:
             return ()

@@ -7,17 +7,20 @@ every event becomes exactly one Outcome.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from pinstream.collect import stamp
 from pinstream.collect.stamp import Context, Dropped, Random
 from pinstream.collect.wire import Wire
 from pinstream.errors import Refused
-from pinstream.event import CONSENT_WITHDRAWN, EVENTS, canonical_name, encode
+from pinstream.event import CONSENT_WITHDRAWN, EVENTS, canonical_name
 from pinstream.eventlog.contract import Record
 
 
-class Outcome(NamedTuple):
+class Outcome(Struct, frozen=True):
     """What became of one event of a request."""
 
     event_id: str
@@ -28,7 +31,7 @@ class Outcome(NamedTuple):
     """Path of the fault in the input."""
 
 
-class Intake(NamedTuple):
+class Intake(Struct, frozen=True):
     """What a request asks for."""
 
     outcomes: list[Outcome]
@@ -58,7 +61,7 @@ def in_part(found: Intake, missing: Sequence[Record], reason: str) -> Intake | N
         else outcome
         for outcome in found.outcomes
     ]
-    return found._replace(outcomes=outcomes, records=kept, visitor=None)  # the cookie waits for the whole
+    return replace(found, outcomes=outcomes, records=kept, visitor=None)  # the cookie waits for the whole
 
 
 def take(wire: Wire, context: Context, random: Random) -> Intake:
@@ -79,13 +82,13 @@ def take(wire: Wire, context: Context, random: Random) -> Intake:
             outcomes.append(Outcome(wire.event_ids[place], "dropped", stored.reason))
         else:
             outcomes.append(Outcome(stored.event_id, "durable"))
-            records.append(Record(EVENTS, stored.visitor_id, encode(stored)))
+            records.append(Record(EVENTS, stored.visitor_id, stored.value))
         if canonical_name(event.event) == CONSENT_WITHDRAWN:
             withdrew = False  # and no second record of it
             withdrawn = withdrawn or not isinstance(stored, Dropped)
     implied = stamp.withdrawal(who, context, "", context.now_ms, random) if withdrew else None
     if implied:
-        records.append(Record(EVENTS, implied.visitor_id, encode(implied)))
+        records.append(Record(EVENTS, implied.visitor_id, implied.value))
     cookie = "" if withdrawn else (who.visitor or None) if records else None
     return Intake(outcomes, records, cookie, implied is not None)
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Annotated, Any, Final, Literal, NamedTuple
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import Meta, Raw, Struct, inspect
@@ -76,7 +76,7 @@ class Envelope(Struct, frozen=True, kw_only=True):
     user_path: str = "$.user"
 
 
-class Wire(NamedTuple):
+class Wire(Struct, frozen=True):
     """A request as read."""
 
     envelope: Envelope
@@ -183,7 +183,8 @@ def _exact(body: bytes) -> Wire | None:
         user=user,
     )
     batched = isinstance(sent, _ExactBatch)
-    return Wire(envelope, _costly_refused(events, batched), [event.event_id for event in events], batched)
+    read = events if len(body) <= MAX_SIGNS else _costly_refused(events, batched)
+    return Wire(envelope, read, [event.event_id for event in events], batched)
 
 
 def _plain(sent: _ExactEvent, left: int) -> RawEvent:
