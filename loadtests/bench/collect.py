@@ -42,6 +42,7 @@ class Case:
 
 CASES: Final = {
     "nginx_204": Case("nginx_204", promises=False),
+    "floor": Case("floor", promises=False),
     "ours": Case("ours", says=b"set-cookie: ps_vid="),
     "nginx_lua": Case("nginx_lua", promises=False),
     "naive": Case("naive"),
@@ -129,6 +130,8 @@ def _start(stack: ExitStack, home: Path, wanted: set[str], settings: Mapping[str
             found["naive"] = stack.enter_context(servers.naive(home / "naive", core, current))
     if "nginx_204" in wanted:
         found["nginx_204"] = stack.enter_context(servers.nginx_204(home / "nginx_204", core))
+    if "floor" in wanted:
+        found["floor"] = stack.enter_context(servers.floor(home / "floor", core))
     if "nginx_lua" in wanted:
         progress(f"starting Kafka {broker.OLD}")
         old = stack.enter_context(broker.kafka(home / "old-kafka", broker.OLD, both))

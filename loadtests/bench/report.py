@@ -41,7 +41,7 @@ class Sample:
         return self.answered / self.cpu_s
 
 
-SERVERS: Final = ("ours", "nginx_204", "nginx_lua", "naive")
+SERVERS: Final = ("ours", "nginx_204", "nginx_lua", "naive", "floor")
 
 
 def summary(samples: Mapping[str, Sequence[Sample]]) -> dict[str, Any]:
@@ -77,6 +77,7 @@ _RATIOS: Final = {
     "rps_vs_naive": _Ratio("naive", "rps"),
     "rps_vs_nginx_lua": _Ratio("nginx_lua", "rps"),
     "cpu_vs_nginx_204": _Ratio("nginx_204", "cpu_us_per_event"),
+    "cpu_vs_floor": _Ratio("floor", "cpu_us_per_event"),
 }
 
 
@@ -158,6 +159,7 @@ TITLES: Final = {
     "ours": "**pinstream**, one worker",
     "nginx_204": "nginx `return 204`",
     "nginx_lua": "nginx + lua-nginx-kafka",
+    "floor": "uvloop + httptools, a constant",
     "naive": "Starlette + aiokafka",
     "batch50": "pinstream, 50 events a request",
     "pixel": "pinstream, pixel `GET /v3/`",

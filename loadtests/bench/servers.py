@@ -39,8 +39,12 @@ class Server:
 
 
 @contextmanager
-def ours(home: Path, core: int, bootstrap: str, extra: Mapping[str, str]) -> Iterator[Server]:
-    """One worker of `pinstream collect` on Kafka. `extra`: settings beside ports, such as {"log.kind": "kafka"}."""
+def ours(
+    home: Path, core: int, bootstrap: str, extra: Mapping[str, str], *, origin: str = traffic.ORIGIN
+) -> Iterator[Server]:
+    """One worker of `pinstream collect` on Kafka, unless `extra` says otherwise: settings beside ports, such as
+    {"log.kind": "journal"}. `origin` is where its site's pages come from.
+    """
     home.mkdir()
     port = free_port()
     chosen = {
@@ -55,7 +59,7 @@ def ours(home: Path, core: int, bootstrap: str, extra: Mapping[str, str]) -> Ite
     clean = {name: value for name, value in os.environ.items() if not name.startswith("PINSTREAM_")}
     env = clean | {"PINSTREAM_" + key.upper().replace(".", "__"): value for key, value in chosen.items()}
     (home / "data").mkdir()
-    add = [str(BIN / "pinstream"), "sites", "add", "--tag-id", traffic.SITE, "--origin", traffic.ORIGIN]
+    add = [str(BIN / "pinstream"), "sites", "add", "--tag-id", traffic.SITE, "--origin", origin]
     done = subprocess.run(add, env=env, cwd=home, capture_output=True, text=True, check=False)
     if done.returncode:
         raise Fault(f"`pinstream sites add` failed: {done.stderr}")
@@ -93,6 +97,16 @@ def naive(home: Path, core: int, bootstrap: str) -> Iterator[Server]:
     env = {**os.environ, "NAIVE_BOOTSTRAP": bootstrap, "NAIVE_TOPIC": "naive"}
     with running(command, core=core, port=port, log=home / "log", env=env) as process:
         yield Server(port, process, bootstrap, "naive")
+
+
+@contextmanager
+def floor(home: Path, core: int) -> Iterator[Server]:
+    """HTTP alone, in Python."""
+    home.mkdir()
+    port = free_port()
+    command = [str(BIN / "python"), str(PEERS / "floor.py"), str(port)]
+    with running(command, core=core, port=port, log=home / "log", env=os.environ) as process:
+        yield Server(port, process)
 
 
 @contextmanager

@@ -100,6 +100,7 @@ def all_cases() -> dict[str, Sequence[Sample]]:
         "ours": rounds(20_000, 30_000, 10_000, cpu_s=1.5),
         "nginx_lua": rounds(25_000, 25_000, 10_000),
         "naive": rounds(4_000, 5_000, 1_000),
+        "floor": rounds(40_000, 30_000, 20_000, in_kafka=False),
         "batch50": [batch],
         "pixel": rounds(9_000, 8_000, 7_000),
     }
@@ -113,9 +114,10 @@ def test_the_json_has_the_promised_shape() -> None:
         "nginx_204": server,
         "nginx_lua": server,
         "naive": server,
+        "floor": server,
         "batch50": {"events_per_s_per_core"},
         "pixel": {"rps"},
-        "ratios": {"rps_vs_naive", "rps_vs_nginx_lua", "cpu_vs_nginx_204"},
+        "ratios": {"rps_vs_naive", "rps_vs_nginx_lua", "cpu_vs_nginx_204", "cpu_vs_floor"},
     }
     assert found["ours"]["rps"] == 20_000
     assert (found["ours"]["answered"], found["ours"]["in_kafka"]) == (100_000, 100_007)
