@@ -18,6 +18,8 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "kafka"
+os.environ.setdefault("JDK_JAVA_OPTIONS", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC")
+"""For each java that a test starts: brokers live for seconds, optimizing them costs more than it gives."""
 NEEDED = {"java": "openjdk-17-jre-headless", "mvn": "maven"}
 
 

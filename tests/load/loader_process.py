@@ -1,8 +1,9 @@
 """A loader as a process of its own, which can be told to die or to freeze at one exact moment.
 
 Usage: python -m tests.load.loader_process MOMENT NTH, settings by environment.
-MOMENT: after-insert | before-insert | before-commit | never; at its NTH time the process
-kills itself (die:MOMENT) or stops itself (freeze:MOMENT).
+MOMENT: after-insert | before-insert | before-commit | never; at its NTH time the process says "now" and
+kills itself (die:MOMENT) or stops itself (freeze:MOMENT). One that was stopped says "past" once it has done the insert
+or the commit in whose midst it was. Its successor takes over after LEASE_S.
 """
 
 from __future__ import annotations
@@ -12,12 +13,16 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable
+from functools import partialmethod
 from typing import Any
 
 from pinstream import roles, settings
+from pinstream.eventlog.journal import JournalLog
+from pinstream.eventlog.kafka import KafkaLog
 from pinstream.load.loop import Loader
 from pinstream.supervisor import until_signalled
 from pinstream.warehouse.client import Warehouse
+from tests.eventlog.place import LEASE_S
 
 
 def main() -> None:
@@ -25,26 +30,40 @@ def main() -> None:
     number = signal.SIGKILL if how == "die" else signal.SIGSTOP
     seen = 0
 
-    def at(name: str) -> None:
+    def at(name: str) -> bool:
+        """True where the process was stopped and goes on."""
         nonlocal seen
-        if name == moment:
-            seen += 1
-            if seen == int(sys.argv[2]):
-                print("now", flush=True)
-                os.kill(os.getpid(), number)
+        if name != moment:
+            return False
+        seen += 1
+        if seen != int(sys.argv[2]):
+            return False
+        print("now", flush=True)
+        os.kill(os.getpid(), number)
+        return True
 
     insert: Callable[..., Awaitable[None]] = Warehouse.insert
     commit: Callable[..., Awaitable[None]] = Loader._commit
 
     async def inserting(self: Warehouse, *args: Any, **named: Any) -> None:
-        at("before-insert")
-        await insert(self, *args, **named)
+        stopped = at("before-insert")
+        try:
+            await insert(self, *args, **named)
+        finally:
+            if stopped:
+                print("past", flush=True)
         at("after-insert")
 
     async def committing(self: Loader, *args: Any) -> None:
-        at("before-commit")
-        await commit(self, *args)
+        stopped = at("before-commit")
+        try:
+            await commit(self, *args)
+        finally:
+            if stopped:
+                print("past", flush=True)
 
+    KafkaLog.__init__ = partialmethod(KafkaLog.__init__, session_timeout_ms=int(LEASE_S * 1000))  # type: ignore
+    JournalLog.__init__ = partialmethod(JournalLog.__init__, lease_s=LEASE_S)  # type: ignore
     Warehouse.insert = inserting  # type: ignore[method-assign]
     Loader._commit = committing  # type: ignore[method-assign, assignment]
     print("loading", flush=True)
