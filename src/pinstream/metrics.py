@@ -89,6 +89,11 @@ DROPPED = _counter("dropped_total", "Events dropped by policy.", "reason")
 REFUSED = _counter("refused_total", "Events refused.", "reason")
 RATE_LIMIT_DRY_RUN = _counter("rate_limit_dry_run_total", "Events that enforced limits would have refused.", "scope")
 REQUESTS = _counter("requests_total", "Requests answered.", "route", "status")
+HTTP_REFUSED = _counter(
+    "http_refused_total",
+    "Requests and connections refused before a route saw them: too many, too slow, too large, no HTTP.",
+    "reason",
+)
 ANSWER_MS = _histogram(
     "answer_ms",
     "From a request's last byte to its answer, milliseconds, of one in 32 answers; "

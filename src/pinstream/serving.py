@@ -19,6 +19,7 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from pinstream import metrics
 from pinstream.errors import SetupFault
 from pinstream.event import REASONS
 
@@ -192,6 +193,7 @@ class Bounded(HttpToolsProtocol):
     def _refuse(self, reason: str) -> None:
         if self._refused or self.transport.is_closing():
             return
+        metrics.HTTP_REFUSED.labels(reason).inc()
         status, hint = REASONS[reason]
         body = msgspec.json.encode({"reason": reason, "field": "", "hint": hint})
         lines = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n" % len(body)

@@ -258,6 +258,20 @@ async def test_a_dry_run_counts_and_takes(tmp_path: Path) -> None:
     assert counted.moved() == {"received": 12, "durable": 12}
 
 
+async def test_the_log_names_who_is_limited_once_a_minute(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    now = Time()
+    async with running(tmp_path, settings=TWO_A_SECOND, clock=now) as edge, client(edge) as http:
+        for _ in range(2):
+            for _ in range(3):
+                await http.post("/p/i", json=batch(100))
+            await http.post("/v1/events", json=batch(100, site=STRICT.tag_id), headers={"x-api-key": API_KEY})
+            await http.post("/v1/events", json=batch(100, site=SANDBOX.tag_id), headers={"x-api-key": API_KEY})
+            now.ms += 60_000
+    named = [record.getMessage().split(" are ")[0] for record in caplog.records if "limit" in record.getMessage()]
+    who = [f"Events of site {SITE.tag_id}", f"Events of key {KEY.prefix}..."]
+    assert named == who * 2
+
+
 async def test_nothing_is_limited_unless_it_is_asked_for(tmp_path: Path) -> None:
     settings = Collect(commit_interval_ms=1, site_events_per_s=1, key_events_per_s=1, burst_s=1)
     async with running(tmp_path, settings=settings, clock=Time()) as edge, client(edge) as http:

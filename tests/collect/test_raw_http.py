@@ -19,6 +19,7 @@ from pinstream.settings import Collect
 from tests.collect.conftest import SITE, running
 from tests.collect.corpus.case import CHUNKED, END, HEALTH, chunk, get, post, unmeasured
 from tests.collect.raw import Answer, connected
+from tests.collect.test_app import sample
 
 EVENT = b'{"site":"%s","event":"x","event_id":"1","consent":"yes"}' % SITE.tag_id.encode()
 WHOLE = post(body=EVENT)
@@ -147,6 +148,7 @@ async def test_who_only_stops_sending_gets_the_answers(tmp_path: Path) -> None:
 @both_paths
 async def test_one_connection_too_many_is_told_and_closed(tmp_path: Path, hot: bool) -> None:
     two = Collect(commit_interval_ms=0, max_connections=2)
+    before = sample("http_refused_total", reason="busy")
     async with running(tmp_path, settings=two, hot=hot) as edge, connected(edge) as first:
         async with connected(edge) as second:
             for connection in (first, second):
@@ -161,6 +163,7 @@ async def test_one_connection_too_many_is_told_and_closed(tmp_path: Path, hot: b
         async with connected(edge) as fourth:
             await fourth.send(HEALTH)
             assert (await fourth.answer()).status == 200
+    assert sample("http_refused_total", reason="busy") == before + 1
 
 
 @pytest.mark.parametrize(("soft", "hard", "possible"), [(5000, 5000, 4096), (1024, 5000, 4096), (1024, 2000, 1872)])

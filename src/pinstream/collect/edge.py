@@ -7,6 +7,7 @@ calls commits the records in between. Small pure modules decide; this one asks t
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 import re
 import time
@@ -36,7 +37,10 @@ from pinstream.eventlog.contract import Record
 from pinstream.settings import Collect
 from pinstream.state.snapshot import Key, Site
 
+logger = logging.getLogger(__name__)
+
 MAX_FIELD_CHARS: Final = 256
+LIMITED_LOG_MS: Final = 60_000
 MAX_QUERY_BYTES: Final = 60_000  # httptools' parser ends at 65,535 bytes, with an answer of its own
 
 _BLANKS: Final = b" \t"
@@ -96,6 +100,7 @@ class Edge:
         self._allowance = Allowance(settings.reject_records_per_s)
         self._limits = None if settings.limits == "off" else Limits(settings)
         self._dry_run = settings.limits == "dry_run"
+        self._limited_logged_ms: dict[str, int] = {}  # when each was last named; sites and keys there are bound it
 
     def cors(self, origin: str | None, *, mirror: bool) -> bytes:
         """The CORS header lines for an answer to a page of `origin`, which may read it with its cookies if `mirror`."""
@@ -173,6 +178,7 @@ class Edge:
         over = limits.take(self._gate.snapshot, site, key, events, self._clock())
         if over is None:
             return None
+        self._name_limited(over.scope, site, key)
         if self._dry_run:
             metrics.tally(metrics.RATE_LIMIT_DRY_RUN.labels(over.scope), events)
             return None
@@ -181,6 +187,19 @@ class Edge:
         metrics.tally(metrics.REFUSED.labels("rate_limited"), events)
         answer = answers.of_refusal("rate_limited")
         return replace(answer, headers=[("Retry-After", str(over.wait_s)), *answer.headers])
+
+    def _name_limited(self, scope: str, site: Site, key: Key | None) -> None:
+        """Tell the operator who sends too much: the first time, and then once in LIMITED_LOG_MS each."""
+        who = f"key {key.prefix}..." if scope == "key" and key else f"site {site.tag_id}"
+        now_ms = self._clock()
+        if now_ms < self._limited_logged_ms.get(who, 0) + LIMITED_LOG_MS:
+            return
+        self._limited_logged_ms = {
+            name: at for name, at in self._limited_logged_ms.items() if at + LIMITED_LOG_MS > now_ms
+        }
+        self._limited_logged_ms[who] = now_ms
+        would = "would be" if self._dry_run else "are"
+        logger.warning("Events of %s %s refused: more than its limit a second. See collect.limits.", who, would)
 
     def _engagements(self, head: Head, body: bytes) -> Taken | Answer:
         body = bodies.inflate(body, head.get(b"content-encoding"))
