@@ -55,6 +55,9 @@ Action = Literal["click", "save", "closeup", "comment", "like"]
 
 CONSENT_WITHDRAWN: Final = "consent_withdrawn"
 """The event that a withdrawal leaves behind: it holds site, visitor and time; hashes only where it names no visitor."""
+ORDER_CANCELLED: Final = "order_cancelled"
+ORDER_REFUNDED: Final = "order_refunded"
+"""Events that take the order of their `order_id` out of every count and total."""
 
 
 class LineItem(Struct, kw_only=True):
@@ -180,6 +183,8 @@ STANDARD_EVENTS: Final = (
     "submit_application",
     "init",
     CONSENT_WITHDRAWN,
+    ORDER_CANCELLED,
+    ORDER_REFUNDED,
 )
 """The Conversions API's names (reference: Pinterest "Track conversion events in the API"), `init` and ours."""
 

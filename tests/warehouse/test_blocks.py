@@ -20,13 +20,15 @@ from pinstream.warehouse.migrate import migrate
 from tests.warehouse.test_schema import spliced
 from tests.warehouse_server import PASSWORD, EmbeddedProcess
 
-START_MS = (int(time.time()) // 86_400 - 2) * 86_400_000  # `event_minute` keeps 30 days
+DAY_MS = 86_400_000
+START_MS = (int(time.time()) // 86_400 - 2) * DAY_MS  # `event_minute` keeps 30 days
 EM, OTHER_EM = "ab" * 31 + "00", "cd" * 32
 EVERYTHING = {
     "events": "SELECT count() AS n, sum(cityHash64(*)) AS h FROM events",
     "event_minute": "SELECT sum(n) AS n, uniqMerge(uniq_events) AS h FROM event_minute",
     "visitor_profile": "SELECT count() AS n, sum(cityHash64(*)) AS h FROM visitor_profile FINAL",
     "identity": "SELECT count() AS n, sum(cityHash64(*)) AS h FROM identity FINAL",
+    "visitor_day": "SELECT sum(length(keys)) AS n, sum(cityHash64(arraySort(keys))) AS h FROM visitor_day FINAL",
     "visitor_profile rows": "SELECT count() AS n, 0 AS h FROM visitor_profile",
     "identity rows": "SELECT count() AS n, 0 AS h FROM identity",
 }
@@ -176,12 +178,12 @@ async def test_one_bad_row_and_nothing_of_the_block_is_there(warehouse: Warehous
     assert (await state(warehouse))["events"] == (0, 0)
 
 
-async def test_views_take_only_their_own_version(warehouse: Warehouse) -> None:
-    body = b"\n".join(spliced(n, an_event(n), version=2) for n in range(10))
+@pytest.mark.parametrize(("version", "taken"), [(0, 0), (1, 10), (2, 10)])
+async def test_a_view_takes_its_own_version_and_later_ones(warehouse: Warehouse, version: int, taken: int) -> None:
+    body = b"\n".join(spliced(n, an_event(n), version=version) for n in range(10))
     await Blocks(warehouse).insert(event.EVENTS, body, token="t")
     found = await state(warehouse)
-    assert found["events"][0] == 10
-    assert found["event_minute"][0] == found["visitor_profile"][0] == found["identity"][0] == 0
+    assert (found["events"][0], found["event_minute"][0], found["visitor_profile"][0]) == (10, taken, taken)
 
 
 @pytest.mark.slow

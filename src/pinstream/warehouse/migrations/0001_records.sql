@@ -37,6 +37,8 @@ CREATE TABLE IF NOT EXISTS events{on_cluster}
     epik String COMMENT 'Click id of Pinterest' CODEC(ZSTD(1)),
 
     url String COMMENT 'Page, with personal data removed' CODEC(ZSTD(3)),
+    is_landing Bool MATERIALIZED epik != '' AND multiSearchAny(url, ['?epik=', '&epik=', '#epik='])
+        COMMENT 'The page''s address brought a click id of Pinterest: counts as a click on a Pin',
     referrer String COMMENT 'Page before, with personal data removed' CODEC(ZSTD(3)),
     value Decimal(18, 4) COMMENT 'Total, in the main unit of currency' CODEC(ZSTD(1)),
     currency LowCardinality(String) COMMENT 'ISO 4217 code; empty = not said',

@@ -1,6 +1,6 @@
 -- What is known of each visitor, kept up to date by views. Everything an audience reads is idempotent: the same
--- event counted twice changes nothing. Each view takes only the records of its own rollup_version, so that a
--- new view can take over at an exact offset.
+-- event counted twice changes nothing. A view takes the records of its own rollup_version and of later ones, so that
+-- a new view begins at an exact offset of every partition (load/rebuild.py).
 
 CREATE TABLE IF NOT EXISTS visitor_profile{on_cluster}
 (
@@ -17,9 +17,20 @@ CREATE TABLE IF NOT EXISTS visitor_profile{on_cluster}
     last_checkout_started SimpleAggregateFunction(max, DateTime('UTC'))
         COMMENT 'Latest initiate_checkout; 1970 = never',
     last_order SimpleAggregateFunction(max, DateTime('UTC')) COMMENT 'Latest checkout; 1970 = never',
-    last_engage SimpleAggregateFunction(max, DateTime('UTC')) COMMENT 'Latest action on a Pin; 1970 = never',
+    last_view_category SimpleAggregateFunction(max, DateTime('UTC')) COMMENT 'Latest view_category; 1970 = never',
+    last_search SimpleAggregateFunction(max, DateTime('UTC')) COMMENT 'Latest search; 1970 = never',
+    last_signup SimpleAggregateFunction(max, DateTime('UTC')) COMMENT 'Latest signup; 1970 = never',
+    last_lead SimpleAggregateFunction(max, DateTime('UTC')) COMMENT 'Latest lead; 1970 = never',
+    last_engage SimpleAggregateFunction(max, DateTime('UTC'))
+        COMMENT 'Latest action on a Pin, landings included; 1970 = never',
+    last_click SimpleAggregateFunction(max, DateTime('UTC'))
+        COMMENT 'Latest click on a Pin, landings included; 1970 = never',
     last_save SimpleAggregateFunction(max, DateTime('UTC')) COMMENT 'Latest save of a Pin; 1970 = never',
-    last_click SimpleAggregateFunction(max, DateTime('UTC')) COMMENT 'Latest click on a Pin; 1970 = never',
+    last_closeup SimpleAggregateFunction(max, DateTime('UTC')) COMMENT 'Latest closeup of a Pin; 1970 = never',
+    last_comment SimpleAggregateFunction(max, DateTime('UTC')) COMMENT 'Latest comment on a Pin; 1970 = never',
+    last_like SimpleAggregateFunction(max, DateTime('UTC')) COMMENT 'Latest like of a Pin; 1970 = never',
+    last_epik_landing SimpleAggregateFunction(max, DateTime('UTC'))
+        COMMENT 'Latest event that came with a click id, in the page''s address or in the cookie; 1970 = never',
     em SimpleAggregateFunction(max, Tuple(DateTime64(3, 'UTC'), FixedString(32)))
         COMMENT 'Latest e-mail hash: (when, SHA-256); zeros = none',
     epik SimpleAggregateFunction(max, Tuple(DateTime64(3, 'UTC'), String))
@@ -28,8 +39,16 @@ CREATE TABLE IF NOT EXISTS visitor_profile{on_cluster}
         COMMENT 'Latest word on consent: (when, 0 unknown, 1 yes, 2 no)',
     orders SimpleAggregateFunction(maxMap, Map(UInt64, Decimal(18, 4)))
         COMMENT 'Hash of the order id (of the event where it has none) -> value',
+    order_at SimpleAggregateFunction(minMap, Map(UInt64, UInt32))
+        COMMENT 'The same keys -> when it was placed, seconds since 1970',
+    order_currency SimpleAggregateFunction(maxMap, Map(UInt64, UInt32))
+        COMMENT 'The same keys -> its currency, as reinterpretAsUInt32 of the three letters; 0 = not said',
+    cancelled SimpleAggregateFunction(groupUniqArrayArray(500), Array(UInt64))
+        COMMENT 'Keys of orders that this visitor''s events cancelled or refunded; 500 = full, there may be more',
     bought SimpleAggregateFunction(groupUniqArrayArray(500), Array(UInt64))
-        COMMENT 'Hashes of bought product ids; 500 = full, there may be more'
+        COMMENT 'Hashes of bought product ids; 500 = full, there may be more',
+    bought_categories SimpleAggregateFunction(groupUniqArrayArray(500), Array(UInt64))
+        COMMENT 'Hashes of bought product categories, as sent; 500 = full, there may be more'
 )
 ENGINE = {engine AggregatingMergeTree()}
 ORDER BY (site_id, visitor_id)
@@ -42,6 +61,7 @@ WITH
     event_name != 'consent_withdrawn' AS seen,
     event_name = 'checkout' AS ordered,
     toDateTime(4294967295, 'UTC') AS never,
+    if(order_id != '', cityHash64(order_id), event_key) AS order_key,
     multiIf(event_name = 'consent_withdrawn', 2, consent = 'no', 2, consent = 'yes', 1, 0) AS word
 SELECT
     site_id,
@@ -53,18 +73,31 @@ SELECT
     maxIf(at, event_name = 'add_to_cart') AS last_cart,
     maxIf(at, event_name = 'initiate_checkout') AS last_checkout_started,
     maxIf(at, ordered) AS last_order,
+    maxIf(at, event_name = 'view_category') AS last_view_category,
+    maxIf(at, event_name = 'search') AS last_search,
+    maxIf(at, event_name = 'signup') AS last_signup,
+    maxIf(at, event_name = 'lead') AS last_lead,
+    maxIf(at, is_landing AND seen) AS last_engage,
+    maxIf(at, is_landing AND seen) AS last_click,
+    maxIf(at, events.epik != '' AND seen) AS last_epik_landing,
     max(if(seen AND em_sha256 != toFixedString('', 32), (event_time, em_sha256),
         (toDateTime64(0, 3, 'UTC'), toFixedString('', 32)))) AS em,
     max(if(seen AND epik != '', (event_time, epik), (toDateTime64(0, 3, 'UTC'), ''))) AS epik,
     -- an event that was kept back and comes after a withdrawal must not overrule it: a yes is as old as its event
     max(if(word > 0, (if(word = 1, least(event_time, received_at), received_at), toUInt8(word)),
         (toDateTime64(0, 3, 'UTC'), toUInt8(0)))) AS consent,
-    maxMap(if(ordered, map(if(order_id != '', cityHash64(order_id), event_key), value),
-        CAST(map(), 'Map(UInt64, Decimal(18, 4))'))) AS orders,
-    groupUniqArrayArray(500)(if(ordered, arrayMap(id -> cityHash64(id), arrayFilter(id -> id != '', product_ids)), []))
-        AS bought
+    maxMapIf(map(order_key, value), ordered) AS orders,
+    minMapIf(map(order_key, toUnixTimestamp(at)), ordered) AS order_at,
+    maxMapIf(map(order_key, reinterpretAsUInt32(toString(currency))), ordered) AS order_currency,
+    groupUniqArrayIf(500)(order_key, event_name IN ('order_cancelled', 'order_refunded') AND order_id != '')
+        AS cancelled,
+    groupUniqArrayArrayIf(500)(arrayMap(id -> cityHash64(id), arrayFilter(id -> id != '', product_ids)), ordered)
+        AS bought,
+    groupUniqArrayArrayIf(500)(
+        arrayMap(name -> cityHash64(name), arrayFilter(name -> name != '', line_items.product_category)), ordered)
+        AS bought_categories
 FROM events
-WHERE rollup_version = 1 AND visitor_id != 0
+WHERE rollup_version >= 1 AND visitor_id != 0
 GROUP BY site_id, visitor_id;
 
 CREATE MATERIALIZED VIEW IF NOT EXISTS visitor_profile_from_engagements_v1{on_cluster} TO visitor_profile AS
@@ -75,14 +108,64 @@ SELECT
     toDateTime(4294967295, 'UTC') AS first_seen,
     toDateTime(4294967295, 'UTC') AS first_order,
     max(at) AS last_engage,
-    maxIf(at, action = 'save') AS last_save,
     maxIf(at, action = 'click') AS last_click,
+    maxIf(at, action = 'save') AS last_save,
+    maxIf(at, action = 'closeup') AS last_closeup,
+    maxIf(at, action = 'comment') AS last_comment,
+    maxIf(at, action = 'like') AS last_like,
     max(if(em_sha256 != toFixedString('', 32), (event_time, em_sha256),
         (toDateTime64(0, 3, 'UTC'), toFixedString('', 32)))) AS em,
     max(if(epik != '', (event_time, epik), (toDateTime64(0, 3, 'UTC'), ''))) AS epik
 FROM engagements
-WHERE rollup_version = 1 AND visitor_id != 0
+WHERE rollup_version >= 1 AND visitor_id != 0
 GROUP BY site_id, visitor_id;
+
+CREATE TABLE IF NOT EXISTS cancelled_order{on_cluster}
+(
+    site_id UInt32 COMMENT 'Shop',
+    order_key UInt64 COMMENT 'Hash of the order id, as in visitor_profile.orders' CODEC(ZSTD(1)),
+    last_at SimpleAggregateFunction(max, DateTime('UTC')) COMMENT 'When it was cancelled or refunded'
+)
+ENGINE = {engine AggregatingMergeTree()}
+ORDER BY (site_id, order_key)
+SETTINGS {window}, {fsync}
+COMMENT 'Orders that were cancelled or refunded, also by a server that knows no visitor; they never count';
+
+CREATE MATERIALIZED VIEW IF NOT EXISTS cancelled_order_from_events_v1{on_cluster} TO cancelled_order AS
+SELECT
+    site_id,
+    cityHash64(order_id) AS order_key,
+    max(toDateTime(event_time, 'UTC')) AS last_at
+FROM events
+WHERE rollup_version >= 1 AND event_name IN ('order_cancelled', 'order_refunded') AND order_id != ''
+GROUP BY site_id, order_key;
+
+CREATE TABLE IF NOT EXISTS visitor_day{on_cluster}
+(
+    site_id UInt32 COMMENT 'Shop',
+    event_name LowCardinality(String) COMMENT 'What happened',
+    day Date COMMENT 'Day on which it happened, UTC' CODEC(DoubleDelta, ZSTD(1)),
+    visitor_id UInt64 COMMENT 'Visitor; never 0' CODEC(ZSTD(1)),
+    keys SimpleAggregateFunction(groupUniqArrayArray(64), Array(UInt32))
+        COMMENT 'Low halves of the event keys: how often is their number; 64 = full, there may be more' CODEC(ZSTD(1))
+)
+ENGINE = {engine AggregatingMergeTree()}
+PARTITION BY toYYYYMM(day)
+ORDER BY (site_id, event_name, day, visitor_id)
+TTL day + INTERVAL 190 DAY
+SETTINGS {window}, {fsync}, ttl_only_drop_parts = 1
+COMMENT 'How often a visitor did what on a day; read with FINAL';
+
+CREATE MATERIALIZED VIEW IF NOT EXISTS visitor_day_from_events_v1{on_cluster} TO visitor_day AS
+SELECT
+    site_id,
+    event_name,
+    toDate(event_time, 'UTC') AS day,
+    visitor_id,
+    groupUniqArray(64)(toUInt32(bitAnd(event_key, 4294967295))) AS keys
+FROM events
+WHERE rollup_version >= 1 AND visitor_id != 0 AND event_name != 'consent_withdrawn'
+GROUP BY site_id, event_name, day, visitor_id;
 
 CREATE TABLE IF NOT EXISTS identity{on_cluster}
 (
@@ -112,7 +195,7 @@ ARRAY JOIN arrayFilter(pair -> pair.2 != '', [
     (1, if(em_sha256 = toFixedString('', 32), '', substring(em_sha256, 1, 32))),
     (2, epik),
     (3, if(external_id_sha256 = toFixedString('', 32), '', substring(external_id_sha256, 1, 32)))]) AS id
-WHERE rollup_version = 1 AND visitor_id != 0
+WHERE rollup_version >= 1 AND visitor_id != 0
 GROUP BY site_id, id_type, id_value, visitor_id;
 
 CREATE MATERIALIZED VIEW IF NOT EXISTS identity_from_engagements_v1{on_cluster} TO identity AS
@@ -128,7 +211,7 @@ ARRAY JOIN arrayFilter(pair -> pair.2 != '', [
     (1, if(em_sha256 = toFixedString('', 32), '', substring(em_sha256, 1, 32))),
     (2, epik),
     (3, if(external_id_sha256 = toFixedString('', 32), '', substring(external_id_sha256, 1, 32)))]) AS id
-WHERE rollup_version = 1 AND visitor_id != 0
+WHERE rollup_version >= 1 AND visitor_id != 0
 GROUP BY site_id, id_type, id_value, visitor_id;
 
 CREATE TABLE IF NOT EXISTS event_minute{on_cluster}
@@ -156,5 +239,5 @@ SELECT
     count() AS n,
     uniqState(event_key) AS uniq_events
 FROM events
-WHERE rollup_version = 1
+WHERE rollup_version >= 1
 GROUP BY site_id, minute, event_name, source;

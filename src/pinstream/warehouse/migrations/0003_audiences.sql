@@ -63,3 +63,17 @@ ENGINE = {engine ReplacingMergeTree(erased_at)}
 ORDER BY (site_id, id_type, id_value)
 SETTINGS {window}, {fsync}
 COMMENT 'People who asked to be erased; every audience leaves them out';
+
+CREATE TABLE IF NOT EXISTS list_member{on_cluster}
+(
+    site_id UInt32 COMMENT 'Shop',
+    list_id UInt32 COMMENT 'List',
+    id_type Enum8('em' = 1, 'external_id' = 3, 'ph' = 5) COMMENT 'Kind of identifier',
+    id_hex String EPHEMERAL '' COMMENT 'Insert column, hex; stored as id_value',
+    id_value FixedString(32) DEFAULT unhex(id_hex) COMMENT 'SHA-256 of the identifier' CODEC(ZSTD(1)),
+    added_at DateTime64(3, 'UTC') COMMENT 'When it was imported' CODEC(DoubleDelta, ZSTD(1))
+)
+ENGINE = {engine ReplacingMergeTree(added_at)}
+ORDER BY (site_id, list_id, id_type, id_value)
+SETTINGS {window}, {fsync}
+COMMENT 'Who is on which list that the shop gave us: customers, VIPs, newsletter; hashed before it got here';
