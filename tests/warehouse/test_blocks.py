@@ -358,7 +358,7 @@ async def test_nobody_is_in_neither_profile_nor_identity(warehouse: Warehouse) -
 
 async def test_identity_pairs_every_identifier_with_its_visitors(warehouse: Warehouse) -> None:
     known = [
-        an_event(1, visitor_id=5, em=EM, epik="k", external_id=OTHER_EM),
+        an_event(1, visitor_id=5, em=EM, epik="k", external_id=OTHER_EM, ph=OTHER_EM),
         an_event(9, visitor_id=5, em=EM),
         an_event(3, visitor_id=6, em=EM),
     ]
@@ -373,4 +373,5 @@ async def test_identity_pairs_every_identifier_with_its_visitors(warehouse: Ware
         ("em", EM, 6, t3, t3),
         ("epik", "k", 5, t1, t1),
         ("external_id", OTHER_EM, 5, t1, t1),
+        ("ph", OTHER_EM, 5, t1, t1),
     ]

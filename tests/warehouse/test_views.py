@@ -70,7 +70,7 @@ async def test_the_latest_of_each_action_on_a_pin(warehouse: Warehouse) -> None:
     assert got["last_engage"] == moment(START_MS + 5000)
 
 
-async def test_a_landing_counts_as_a_click_and_a_cookie_only_as_having_come(warehouse: Warehouse) -> None:
+async def test_a_landing_counts_as_a_click_and_a_cookie_does_not(warehouse: Warehouse) -> None:
     await load(
         warehouse,
         an_event(1, visitor_id=5, epik="k", url=f"{LANDING}k"),
@@ -79,8 +79,7 @@ async def test_a_landing_counts_as_a_click_and_a_cookie_only_as_having_come(ware
         an_event(4, visitor_id=5, epik="k", url=f"{LANDING}k", event="consent_withdrawn"),
     )
     got = await profile(warehouse, 5)
-    assert got["last_click"] == got["last_engage"] == moment(START_MS + 1000)
-    assert got["last_epik_landing"] == moment(START_MS + 2000)
+    assert got["last_click"] == got["last_engage"] == got["last_epik_landing"] == moment(START_MS + 1000)
 
 
 async def test_orders_their_time_and_currency_share_a_key(warehouse: Warehouse) -> None:
@@ -111,7 +110,6 @@ async def test_a_cancelled_order_is_named_by_its_key(warehouse: Warehouse) -> No
         an_event(4, event=event.ORDER_REFUNDED, visitor_id=0, order_id="o3"),  # a server that knows only its orders
     )
     got = await profile(warehouse, 5)
-    assert set(got["cancelled"]) == await hashes(warehouse, "o1", "o2")
     assert (got["orders"], got["last_order"].year) == ({}, 1970)
     table = await warehouse.select("SELECT order_key FROM cancelled_order FINAL WHERE site_id = 1")
     assert {row["order_key"] for row in table} == await hashes(warehouse, "o1", "o2", "o3")
@@ -152,12 +150,12 @@ async def test_how_often_a_visitor_did_what_on_a_day(warehouse: Warehouse) -> No
         an_event(5, event="page_visit", visitor_id=0),
         an_event(6, event="consent_withdrawn", visitor_id=5),
     )
-    sql = "SELECT event_name, day, visitor_id, length(keys) AS n FROM visitor_day FINAL ORDER BY ALL"
+    sql = "SELECT event_name, day, visitor_id, length(keys) AS n, last_at FROM visitor_day FINAL ORDER BY ALL"
     today, before = moment(START_MS).date(), moment(START_MS - 1).date()
     assert [tuple(row.values()) for row in await warehouse.select(sql)] == [
-        ("page_visit", before, 5, 1),
-        ("page_visit", today, 5, 3),
-        ("search", today, 5, 1),
+        ("page_visit", before, 5, 1, moment(START_MS - 1)),
+        ("page_visit", today, 5, 3, moment(START_MS + 2000)),
+        ("search", today, 5, 1, moment(START_MS + 3000)),
     ]
 
 

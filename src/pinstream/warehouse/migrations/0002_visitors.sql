@@ -30,7 +30,7 @@ CREATE TABLE IF NOT EXISTS visitor_profile{on_cluster}
     last_comment SimpleAggregateFunction(max, DateTime('UTC')) COMMENT 'Latest comment on a Pin; 1970 = never',
     last_like SimpleAggregateFunction(max, DateTime('UTC')) COMMENT 'Latest like of a Pin; 1970 = never',
     last_epik_landing SimpleAggregateFunction(max, DateTime('UTC'))
-        COMMENT 'Latest event that came with a click id, in the page''s address or in the cookie; 1970 = never',
+        COMMENT 'Latest page whose address brought a click id; 1970 = never',
     em SimpleAggregateFunction(max, Tuple(DateTime64(3, 'UTC'), FixedString(32)))
         COMMENT 'Latest e-mail hash: (when, SHA-256); zeros = none',
     epik SimpleAggregateFunction(max, Tuple(DateTime64(3, 'UTC'), String))
@@ -43,8 +43,6 @@ CREATE TABLE IF NOT EXISTS visitor_profile{on_cluster}
         COMMENT 'The same keys -> when it was placed, seconds since 1970',
     order_currency SimpleAggregateFunction(maxMap, Map(UInt64, UInt32))
         COMMENT 'The same keys -> its currency, as reinterpretAsUInt32 of the three letters; 0 = not said',
-    cancelled SimpleAggregateFunction(groupUniqArrayArray(500), Array(UInt64))
-        COMMENT 'Keys of orders that this visitor''s events cancelled or refunded; 500 = full, there may be more',
     bought SimpleAggregateFunction(groupUniqArrayArray(500), Array(UInt64))
         COMMENT 'Hashes of bought product ids; 500 = full, there may be more',
     bought_categories SimpleAggregateFunction(groupUniqArrayArray(500), Array(UInt64))
@@ -79,7 +77,7 @@ SELECT
     maxIf(at, event_name = 'lead') AS last_lead,
     maxIf(at, is_landing AND seen) AS last_engage,
     maxIf(at, is_landing AND seen) AS last_click,
-    maxIf(at, events.epik != '' AND seen) AS last_epik_landing,
+    maxIf(at, is_landing AND seen) AS last_epik_landing,
     max(if(seen AND em_sha256 != toFixedString('', 32), (event_time, em_sha256),
         (toDateTime64(0, 3, 'UTC'), toFixedString('', 32)))) AS em,
     max(if(seen AND epik != '', (event_time, epik), (toDateTime64(0, 3, 'UTC'), ''))) AS epik,
@@ -89,8 +87,6 @@ SELECT
     maxMapIf(map(order_key, value), ordered) AS orders,
     minMapIf(map(order_key, toUnixTimestamp(at)), ordered) AS order_at,
     maxMapIf(map(order_key, reinterpretAsUInt32(toString(currency))), ordered) AS order_currency,
-    groupUniqArrayIf(500)(order_key, event_name IN ('order_cancelled', 'order_refunded') AND order_id != '')
-        AS cancelled,
     groupUniqArrayArrayIf(500)(arrayMap(id -> cityHash64(id), arrayFilter(id -> id != '', product_ids)), ordered)
         AS bought,
     groupUniqArrayArrayIf(500)(
@@ -147,7 +143,8 @@ CREATE TABLE IF NOT EXISTS visitor_day{on_cluster}
     day Date COMMENT 'Day on which it happened, UTC' CODEC(DoubleDelta, ZSTD(1)),
     visitor_id UInt64 COMMENT 'Visitor; never 0' CODEC(ZSTD(1)),
     keys SimpleAggregateFunction(groupUniqArrayArray(64), Array(UInt32))
-        COMMENT 'Low halves of the event keys: how often is their number; 64 = full, there may be more' CODEC(ZSTD(1))
+        COMMENT 'Low halves of the event keys: how often is their number; 64 = full, there may be more' CODEC(ZSTD(1)),
+    last_at SimpleAggregateFunction(max, DateTime('UTC')) COMMENT 'Latest time of that day' CODEC(ZSTD(1))
 )
 ENGINE = {engine AggregatingMergeTree()}
 PARTITION BY toYYYYMM(day)
@@ -162,7 +159,8 @@ SELECT
     event_name,
     toDate(event_time, 'UTC') AS day,
     visitor_id,
-    groupUniqArray(64)(toUInt32(bitAnd(event_key, 4294967295))) AS keys
+    groupUniqArray(64)(toUInt32(bitAnd(event_key, 4294967295))) AS keys,
+    max(toDateTime(event_time, 'UTC')) AS last_at
 FROM events
 WHERE rollup_version >= 1 AND visitor_id != 0 AND event_name != 'consent_withdrawn'
 GROUP BY site_id, event_name, day, visitor_id;
@@ -170,8 +168,8 @@ GROUP BY site_id, event_name, day, visitor_id;
 CREATE TABLE IF NOT EXISTS identity{on_cluster}
 (
     site_id UInt32 COMMENT 'Shop',
-    id_type Enum8('em' = 1, 'epik' = 2, 'external_id' = 3) COMMENT 'Kind of identifier',
-    id_value String COMMENT 'em and external_id: the 32 bytes of the SHA-256; epik: as it came' CODEC(ZSTD(1)),
+    id_type Enum8('em' = 1, 'epik' = 2, 'external_id' = 3, 'ph' = 5) COMMENT 'Kind of identifier',
+    id_value String COMMENT 'em, external_id and ph: the 32 bytes of the SHA-256; epik: as it came' CODEC(ZSTD(1)),
     visitor_id UInt64 COMMENT 'Visitor seen with it; never 0' CODEC(ZSTD(1)),
     first_seen SimpleAggregateFunction(min, DateTime('UTC')) COMMENT 'First time the two were seen together',
     last_seen SimpleAggregateFunction(max, DateTime('UTC')) COMMENT 'Latest time the two were seen together'
@@ -185,7 +183,7 @@ COMMENT 'Which identifiers were seen with which visitor';
 CREATE MATERIALIZED VIEW IF NOT EXISTS identity_from_events_v1{on_cluster} TO identity AS
 SELECT
     site_id,
-    CAST(id.1, 'Enum8(\'em\' = 1, \'epik\' = 2, \'external_id\' = 3)') AS id_type,
+    CAST(id.1, 'Enum8(\'em\' = 1, \'epik\' = 2, \'external_id\' = 3, \'ph\' = 5)') AS id_type,
     id.2 AS id_value,
     visitor_id,
     min(toDateTime(event_time, 'UTC')) AS first_seen,
@@ -194,14 +192,15 @@ FROM events
 ARRAY JOIN arrayFilter(pair -> pair.2 != '', [
     (1, if(em_sha256 = toFixedString('', 32), '', substring(em_sha256, 1, 32))),
     (2, epik),
-    (3, if(external_id_sha256 = toFixedString('', 32), '', substring(external_id_sha256, 1, 32)))]) AS id
+    (3, if(external_id_sha256 = toFixedString('', 32), '', substring(external_id_sha256, 1, 32))),
+    (5, if(ph_sha256 = toFixedString('', 32), '', substring(ph_sha256, 1, 32)))]) AS id
 WHERE rollup_version >= 1 AND visitor_id != 0
 GROUP BY site_id, id_type, id_value, visitor_id;
 
 CREATE MATERIALIZED VIEW IF NOT EXISTS identity_from_engagements_v1{on_cluster} TO identity AS
 SELECT
     site_id,
-    CAST(id.1, 'Enum8(\'em\' = 1, \'epik\' = 2, \'external_id\' = 3)') AS id_type,
+    CAST(id.1, 'Enum8(\'em\' = 1, \'epik\' = 2, \'external_id\' = 3, \'ph\' = 5)') AS id_type,
     id.2 AS id_value,
     visitor_id,
     min(toDateTime(event_time, 'UTC')) AS first_seen,
