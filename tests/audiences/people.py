@@ -9,13 +9,33 @@ import hashlib
 import itertools
 import time
 from collections import defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from typing import Any, Literal
+
+import msgspec
 
 from pinstream import event
 from pinstream.audiences import compile
-from pinstream.audiences.rule import Did, Rule
+from pinstream.audiences.compile import NO_RATES, Money
+from pinstream.audiences.rule import (
+    Arrived,
+    Bought,
+    Condition,
+    Consents,
+    Did,
+    Engaged,
+    FirstSeen,
+    InAudience,
+    Known,
+    LastSeen,
+    OnList,
+    Orders,
+    Rule,
+    Where,
+)
 from pinstream.warehouse import schema
 from pinstream.warehouse.client import Warehouse
 
@@ -38,6 +58,18 @@ class Seen:
     x: str = ""
     consent: Literal["unknown", "yes", "no"] = "yes"
     received_ago_s: float | None = None
+    ph: str = ""
+    value: float = 0.0
+    currency: str = ""
+    order_id: str = ""
+    items: tuple[tuple[str, str, str], ...] = ()
+    """(product id, category, brand) of each line item."""
+    url: str = ""
+    search: str = ""
+    epik: str = ""
+    event_id: str = ""
+    """Empty: one of its own."""
+    source: Literal["tag", "api", "pinterest", "import"] = "tag"
 
     @property
     def time_ms(self) -> int:
@@ -46,6 +78,42 @@ class Seen:
     @property
     def received_ms(self) -> int:
         return self.time_ms if self.received_ago_s is None else round((NOW_S - self.received_ago_s) * 1000)
+
+    @property
+    def landing(self) -> bool:
+        return bool(self.epik) and "?epik=" in self.url
+
+
+@dataclass(frozen=True)
+class Pinned:
+    """One action on a Pin."""
+
+    visitor: int
+    action: event.Action
+    ago_s: float
+    em: str = ""
+    x: str = ""
+    pin: int = 0
+    board: int = 0
+    campaign: int = 0
+    product: str = ""
+
+    @property
+    def time_ms(self) -> int:
+        return round((NOW_S - self.ago_s) * 1000)
+
+
+@dataclass
+class World:
+    """What a site knows."""
+
+    seen: Sequence[Seen] = ()
+    pinned: Sequence[Pinned] = ()
+    listed: Sequence[tuple[int, Literal["em", "ph", "external_id"], str]] = ()
+    """(list, kind, person)"""
+    members: Sequence[tuple[int, str]] = ()
+    """(audience, e-mail)"""
+    money: Money = field(default_factory=lambda: NO_RATES)
 
 
 def next_site() -> int:
@@ -58,13 +126,15 @@ def hashed(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest() if text else ""
 
 
-async def load(warehouse: Warehouse, site_id: int, seen: Iterable[Seen]) -> None:
-    """Insert events as `load` does: the record's own bytes with its position in front, through all views."""
-    rows = []
-    for number, one in enumerate(seen):
-        record = event.Event(
+def _event(site_id: int, number: int, one: Seen) -> bytes:
+    items = [
+        event.LineItem(product_id=product, product_category=category, product_brand=brand)
+        for product, category, brand in one.items
+    ]
+    return event.encode(
+        event.Event(
             event=one.event,
-            event_id=f"{number}",
+            event_id=one.event_id or f"{number}",
             time=one.time_ms,
             site_id=site_id,
             received_ms=one.received_ms,
@@ -72,9 +142,74 @@ async def load(warehouse: Warehouse, site_id: int, seen: Iterable[Seen]) -> None
             consent=one.consent,
             em=hashed(one.em),
             external_id=hashed(one.x),
+            ph=hashed(one.ph),
+            value=one.value,
+            currency=one.currency,
+            order_id=one.order_id,
+            line_items=items,
+            url=one.url,
+            search_query=one.search,
+            epik=one.epik,
+            source=one.source,
         )
-        rows.append(b'{"k_partition":0,"k_offset":0,"rollup_version":1,' + event.encode(record)[1:])
-    await warehouse.insert("events", schema.insert_columns("events"), b"\n".join(rows), token=f"test:{next(_tokens)}")
+    )
+
+
+def _engagement(site_id: int, number: int, one: Pinned) -> bytes:
+    return event.encode(
+        event.Engagement(
+            site_id=site_id,
+            action=one.action,
+            event_id=f"{number}",
+            time=one.time_ms,
+            received_ms=one.time_ms,
+            visitor_id=one.visitor,
+            em=hashed(one.em),
+            external_id=hashed(one.x),
+            pin_id=one.pin,
+            board_id=one.board,
+            campaign_id=one.campaign,
+            product_id=one.product,
+        )
+    )
+
+
+async def _insert(warehouse: Warehouse, table: str, records: Iterable[bytes]) -> None:
+    """As `load` does: the record's own bytes with its position in front, through all views."""
+    rows = [b'{"k_partition":0,"k_offset":0,"rollup_version":1,' + record[1:] for record in records]
+    if rows:
+        columns = schema.insert_columns(table)
+        await warehouse.insert(table, columns, b"\n".join(rows), token=f"test:{next(_tokens)}")
+
+
+async def load(warehouse: Warehouse, site_id: int, seen: Iterable[Seen]) -> None:
+    """Insert events."""
+    await _insert(warehouse, "events", [_event(site_id, number, one) for number, one in enumerate(seen)])
+
+
+async def create(warehouse: Warehouse, worlds: Sequence[World]) -> list[int]:
+    """A new site for each world, all of them loaded at once; gives their ids."""
+    sites = [next_site() for _ in worlds]
+    found = list(zip(sites, worlds, strict=True))
+    seen = [_event(site, number, one) for site, each in found for number, one in enumerate(each.seen)]
+    await _insert(warehouse, "events", seen)
+    pinned = [_engagement(site, number, one) for site, each in found for number, one in enumerate(each.pinned)]
+    await _insert(warehouse, "engagements", pinned)
+    listed = [
+        {"site_id": site, "list_id": number, "id_type": kind, "id_hex": hashed(name), "added_at": str(NOW_MS)}
+        for site, each in found
+        for number, kind, name in each.listed
+    ]
+    members = [
+        {"site_id": site, "audience_id": number, "em_hex": hashed(name), "state": 1, "op_at": str(NOW_MS)}
+        for site, each in found
+        for number, name in each.members
+    ]
+    for table, rows in (("list_member", listed), ("audience_member", members)):
+        if rows:
+            body = b"\n".join(map(msgspec.json.encode, rows))
+            await warehouse.insert(table, list(rows[0]), body, token=f"test:{next(_tokens)}")
+    return sites
 
 
 async def world(warehouse: Warehouse, *seen: Seen) -> int:
@@ -96,19 +231,52 @@ async def answer(warehouse: Warehouse, query: compile.Query) -> set[str]:
     return set(rows)
 
 
+async def answers(
+    warehouse: Warehouse, site_id: int, rules: Sequence[Rule], level: compile.Level, money: Money = NO_RATES
+) -> list[set[Any]]:
+    """For each rule the e-mail hashes, or the visitors, that the engine says are in; all of one pass."""
+    query = compile.answers(rules, level=level, site_id=site_id, now_ms=NOW_MS, money=money)
+    ins: list[set[Any]] = [set() for _ in rules]
+    for row in await warehouse.select(query.sql, query.params):
+        who, *flags = row.values()
+        for flag, each in zip(flags, ins, strict=True):
+            if flag:
+                each.add(who if level == "visitor" else bytes(who).hex())
+    return ins
+
+
 # --- the specification ---------------------------------------------------------------------------
 
 
 def expected(seen: Iterable[Seen], rule: Rule) -> set[str]:
     """The e-mail hashes that should be in at NOW."""
-    everything = list(seen)
-    return {hashed(em) for em, devices in people(everything).items() if _is_in(everything, devices, rule)}
+    return people_in(World(list(seen)), rule)
 
 
-def people(everything: list[Seen]) -> dict[str, set[int]]:
+def people_in(world: World, rule: Rule) -> set[str]:
+    """The e-mail hashes of the people who should be in at NOW."""
+    shared = shared_devices(world)
+    return {
+        hashed(em)
+        for em, devices in people(world).items()
+        if _consents(world, devices, shared) and _holds(_Who(world, frozenset(devices - shared), em), rule)
+    }
+
+
+def visitors_in(world: World, rule: Rule) -> set[int]:
+    """The browsers that should be in at NOW."""
+    known = {one.visitor for one in (*world.seen, *world.pinned)} - {0}
+    return {
+        visitor
+        for visitor in known
+        if _consents(world, {visitor}, set()) and _holds(_Who(world, frozenset({visitor}), None), rule)
+    }
+
+
+def people(world: World) -> dict[str, set[int]]:
     """E-mail -> its devices, shared ones included."""
-    by_em, by_x = _links(everything, "em"), _links(everything, "x")
-    shared = shared_devices(everything)
+    by_em, by_x = _links(world, "em"), _links(world, "x")
+    shared = shared_devices(world)
     persons = {}
     for em, direct in by_em.items():
         if len(direct) > compile.MAX_VISITORS_PER_ID:
@@ -121,44 +289,41 @@ def people(everything: list[Seen]) -> dict[str, set[int]]:
     return persons
 
 
-def shared_devices(everything: list[Seen]) -> set[int]:
+def shared_devices(world: World) -> set[int]:
     """Devices with too many e-mails, or too many external ids, in the last 30 days."""
-    recent = [one for one in everything if one.time_ms // 1000 >= NOW_S - compile.SHARED_WINDOW_S]
+    since_ms = (NOW_S - compile.SHARED_WINDOW_S) * 1000
+    recent = World(
+        [one for one in world.seen if one.time_ms >= since_ms], [one for one in world.pinned if one.time_ms >= since_ms]
+    )
     return {
         visitor
         for kind in ("em", "x")
-        for visitor in {one.visitor for one in recent}
-        if sum(visitor in visitors for visitors in _links(recent, kind).values()) > compile.MAX_IDS_PER_VISITOR
+        for links in [_links(recent, kind)]
+        for visitor in set().union(*links.values())
+        if sum(visitor in visitors for visitors in links.values()) > compile.MAX_IDS_PER_VISITOR
     }
 
 
-def _links(everything: list[Seen], kind: str) -> dict[str, set[int]]:
+def _links(world: World, kind: str) -> dict[str, set[int]]:
     links: dict[str, set[int]] = defaultdict(set)
-    for one in everything:
-        if getattr(one, kind):
+    for one in (*world.seen, *world.pinned):
+        if getattr(one, kind, "") and one.visitor:
             links[getattr(one, kind)].add(one.visitor)
     return links
 
 
-def _is_in(everything: list[Seen], devices: set[int], rule: Rule) -> bool:
-    shared = shared_devices(everything)
-    if not _consents(everything, devices, shared):
-        return False
-    own = [one for one in everything if one.visitor in devices - shared and one.event != event.CONSENT_WITHDRAWN]
-    if any(not _did(own, condition) for condition in rule.all) or any(_did(own, condition) for condition in rule.none):
-        return False
-    quiet_since_s = NOW_S - rule.quiet_for_min * 60
-    return not rule.quiet_for_min or all(one.time_ms // 1000 < quiet_since_s for one in own)
+def _consents(world: World, devices: set[int], shared: set[int]) -> bool:
+    return _word_of(world, devices, shared) == 1
 
 
-def _consents(everything: list[Seen], devices: set[int], shared: set[int]) -> bool:
+def _word_of(world: World, devices: set[int], shared: set[int]) -> int:
     words = []
     for device in devices:
-        said = [(_said_ms(one), _word(one)) for one in everything if one.visitor == device and _word(one)]
+        said = [(_said_ms(one), _word(one)) for one in world.seen if one.visitor == device and _word(one)]
         latest = max(said, default=(0, 0))
         if latest[1] == 2 or device not in shared:
             words.append(latest)
-    return max(words, default=(0, 0))[1] == 1
+    return max(words, default=(0, 0))[1]
 
 
 def _said_ms(one: Seen) -> int:
@@ -170,6 +335,164 @@ def _word(one: Seen) -> int:
     return 2 if one.event == event.CONSENT_WITHDRAWN else {"unknown": 0, "yes": 1, "no": 2}[one.consent]
 
 
-def _did(own: list[Seen], condition: Did) -> bool:
-    since_s = NOW_S - condition.within_days * DAY
-    return any(one.event in condition.events and since_s <= one.time_ms // 1000 < NOW_S for one in own)
+class _Who:
+    """Somebody: a person (`em`) with the own devices, or one browser."""
+
+    def __init__(self, world: World, devices: frozenset[int], em: str | None) -> None:
+        self.world = world
+        self.em = em
+        self.devices = devices
+        self.all = [one for one in world.seen if one.visitor in devices]
+        self.seen = [one for one in self.all if one.event != event.CONSENT_WITHDRAWN]
+        self.pinned = [one for one in world.pinned if one.visitor in devices]
+
+
+def _holds(who: _Who, rule: Rule) -> bool:
+    """Whether the rule is true, consent left aside."""
+    if not all(_is(who, each) for each in rule.all) or any(_is(who, each) for each in rule.none):
+        return False
+    if rule.any and not any(_is(who, each) for each in rule.any):
+        return False
+    quiet_since_s = NOW_S - rule.quiet_for_min * 60
+    return not rule.quiet_for_min or all(one.time_ms // 1000 < quiet_since_s for one in who.seen)
+
+
+def _is(who: _Who, condition: Condition) -> bool:  # noqa: PLR0912 - one line a kind
+    match condition:
+        case Did():
+            return _did(who, condition)
+        case Engaged():
+            return any(_inside(at_ms, condition.within_days) for at_ms in _engaged(who, condition))
+        case Arrived(within_days=days):
+            return any(one.landing and _inside(one.time_ms, days) for one in who.seen)
+        case FirstSeen(within_days=days):
+            return bool(who.seen) and _inside(min(one.time_ms for one in who.seen), days)
+        case LastSeen(within_days=days):
+            return any(_inside(one.time_ms, days) for one in who.seen)
+        case Orders():
+            return _orders(who, condition)
+        case Bought(products=products, categories=categories):
+            items = [item for one in who.seen if one.event == "checkout" for item in one.items]
+            return any(item[0] in products or item[1] in categories for item in items)
+        case Consents(word=word):
+            return word == "yes"  # who is asked consents
+        case Known():
+            return who.em is not None or any(one.em for one in (*who.seen, *who.pinned))
+        case OnList(lists=lists):
+            return any(_is_listed(who, kind, name) for number, kind, name in who.world.listed if number in lists)
+        case InAudience(audiences=audiences):
+            return any(
+                number in audiences and name in ({who.em} if who.em else _names(who, "em"))
+                for number, name in who.world.members
+            )
+
+
+def _inside(time_ms: int, days: int) -> bool:
+    return NOW_S - days * DAY <= time_ms // 1000 < NOW_S
+
+
+def _on(time_ms: int) -> date:
+    return datetime.fromtimestamp(time_ms / 1000, UTC).date()
+
+
+def _did(who: _Who, condition: Did) -> bool:
+    times = defaultdict(list)
+    for one in who.seen:
+        if one.event in condition.events and _fits(one, condition.where, who.world.money):
+            times[one.event, one.event_id or id(one)].append(one.time_ms)
+    if condition.at_least == 1:
+        return any(_inside(time_ms, condition.within_days) for each in times.values() for time_ms in each)
+    first, last = _on(NOW_MS) - timedelta(days=condition.within_days), _on(NOW_MS)
+    counted = [each for each in times.values() if any(first <= _on(time_ms) <= last for time_ms in each)]
+    return len(counted) >= condition.at_least
+
+
+def _fits(one: Seen, where: Where, money: Money) -> bool:
+    for column, names in enumerate((where.products, where.categories, where.brands)):
+        if names and not any(item[column] in names for item in one.items):
+            return False
+    if where.value_at_least is not None or where.value_below is not None:
+        worth = _worth(one.value, one.currency, money)
+        if worth is None or not _between(worth, where.value_at_least, where.value_below):
+            return False
+    if where.currency and one.currency != where.currency:
+        return False
+    return where.url_contains.lower() in one.url.lower() and where.search_contains.lower() in one.search.lower()
+
+
+def _worth(value: float, currency: str, money: Money) -> Decimal | None:
+    amount = Decimal(f"{value:.4f}")
+    if currency in ("", money.currency):
+        return amount
+    if currency not in money.rates or money.currency not in money.rates:
+        return None
+    rate = Decimal(str(money.rates[currency])) / Decimal(str(money.rates[money.currency]))
+    return amount * rate.quantize(Decimal("0.00000001"))
+
+
+def _between(amount: Decimal, at_least: float | None, below: float | None) -> bool:
+    return (at_least is None or amount >= Decimal(f"{at_least:.4f}")) and (
+        below is None or amount < Decimal(f"{below:.4f}")
+    )
+
+
+def _engaged(who: _Who, condition: Engaged) -> list[int]:
+    wanted = condition.actions or ("click", "save", "closeup", "comment", "like")
+    times = []
+    for pinned in who.pinned:
+        objects = {
+            "pin": str(pinned.pin or ""),
+            "board": str(pinned.board or ""),
+            "campaign": str(pinned.campaign or ""),
+            "product": pinned.product,
+        }
+        name = objects.get(condition.on, "any")
+        if pinned.action in wanted and name and (not condition.ids or name in condition.ids):
+            times.append(pinned.time_ms)
+    for one in who.seen:
+        if one.landing and "click" in wanted:
+            products = {item[0] for item in one.items}
+            named = products & set(condition.ids) if condition.ids else products
+            if condition.on == "any" or (condition.on == "product" and named):
+                times.append(one.time_ms)
+    return times
+
+
+def _orders(who: _Who, condition: Orders) -> bool:
+    cancelled = {
+        one.order_id for one in who.world.seen if one.event in ("order_cancelled", "order_refunded") and one.order_id
+    }
+    copies = defaultdict(list)
+    for one in who.seen:
+        if one.event == "checkout" and one.order_id not in cancelled:
+            copies[one.order_id or (one.event_id or id(one),)].append(one)
+    placed = []
+    for each in copies.values():
+        if not condition.within_days or _inside(min(one.time_ms for one in each), condition.within_days):
+            currency = max((one.currency for one in each), key=lambda code: int.from_bytes(code.encode(), "little"))
+            placed.append(_worth(max(one.value for one in each), currency, who.world.money))
+    worth = [amount for amount in placed if amount is not None]
+    total = sum(worth, Decimal(0))
+    if condition.count_at_least is not None and len(placed) < condition.count_at_least:
+        return False
+    if condition.count_at_most is not None and len(placed) > condition.count_at_most:
+        return False
+    if not _between(total, condition.total_at_least, condition.total_below):
+        return False
+    if condition.average_at_least is None and condition.average_below is None:
+        return True
+    at_least, below = condition.average_at_least, condition.average_below
+    return bool(worth) and not (
+        (at_least is not None and total < Decimal(f"{at_least:.4f}") * len(worth))
+        or (below is not None and total >= Decimal(f"{below:.4f}") * len(worth))
+    )
+
+
+def _names(who: _Who, kind: str) -> set[str]:
+    return {getattr(one, kind, "") for one in (*who.all, *who.pinned)} - {""}
+
+
+def _is_listed(who: _Who, kind: str, name: str) -> bool:
+    if kind == "em" and who.em:
+        return name == who.em
+    return name in _names(who, {"em": "em", "ph": "ph", "external_id": "x"}[kind])

@@ -1,4 +1,4 @@
-"""From a rule to ClickHouse's SQL: pure text, every value a bound parameter.
+"""From rules to ClickHouse's SQL: pure text, every value a bound parameter. Several rules share one pass.
 
 How the people of a site are put together:
 
@@ -8,24 +8,49 @@ How the people of a site are put together:
   nothing, shared devices are left out.
 - *consent of a person*: the latest word of those devices. Of a shared device only a no counts.
 
-A condition is asked of each device's latest event of a kind, and holds for a person if it holds on one of the devices.
-ClickHouse keeps those times as whole seconds, so a window's ends are whole seconds too.
+A statement is built from the inside out: *facts* of each visitor, read from `visitor_profile` or looked up by visitor;
+for persons each fact put together over their devices; then `figures` worked out of them; then the conditions. What
+two conditions, or two rules, have in common is read once. `words.py` and docs/audiences.md say the same for people.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Final
+from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
+from typing import Any, Final, Literal
 
 from msgspec import Struct
 
-from pinstream.audiences.rule import PROFILE_COLUMNS, Did, Rule
+from pinstream.audiences import rule as rules
+from pinstream.audiences.rule import (
+    ACTION_COLUMNS,
+    MAX_AT_LEAST,
+    Arrived,
+    Bought,
+    Condition,
+    Consents,
+    Did,
+    Engaged,
+    FirstSeen,
+    InAudience,
+    Known,
+    LastSeen,
+    OnList,
+    Orders,
+    Rule,
+    Where,
+)
+from pinstream.errors import Refused
 
 MAX_VISITORS_PER_ID: Final = 50
 MAX_IDS_PER_VISITOR: Final = 5
 SHARED_WINDOW_S: Final = 30 * 86_400
+BOUGHT_CAP: Final = 500
+"""So many products, or categories, a visitor's set holds; a full one may lack some."""
 
-_PEOPLE: Final = """
+Level = Literal["person", "visitor"]
+
+_IDENTITIES: Final = """
 WITH
   shared_device AS (
     SELECT visitor_id FROM identity
@@ -37,7 +62,7 @@ WITH
     GROUP BY id_value HAVING uniqExact(visitor_id) > {max_visitors:UInt32}),
   by_em AS (
     SELECT id_value AS em, visitor_id FROM identity
-    WHERE site_id = {site:UInt32} AND id_type = 'em'),
+    WHERE site_id = {site:UInt32} AND id_type = 'em'ONE_PERSON),
   by_external_id AS (
     SELECT id_value AS external_id, visitor_id FROM identity
     WHERE site_id = {site:UInt32} AND id_type = 'external_id' AND id_value NOT IN shared_external_id),
@@ -51,80 +76,476 @@ WITH
     SELECT em_to_external_id.em, by_external_id.visitor_id, 0
     FROM em_to_external_id
     INNER JOIN by_external_id ON em_to_external_id.external_id = by_external_id.external_id)
-SELECT toFixedString(device.em, 32) AS em
-FROM device
-INNER JOIN (
-  SELECT * EXCEPT (em, epik), visitor_id IN shared_device AS shared
-  FROM visitor_profile FINAL WHERE site_id = {site:UInt32}) AS profile
-  ON device.visitor_id = profile.visitor_id
-GROUP BY device.em
-HAVING uniqExactIf(device.visitor_id, direct) <= {max_visitors:UInt32}
 """
-"""One row a person; further conditions follow. Columns of `profile` are those of one device.
+"""`device`: which visitors an e-mail has. A row may come more than once: only aggregates that do not mind are used."""
+_ONE_PERSON: Final = " AND id_value = unhex({em:String})"
 
-Rows of a device may come more than once, so only aggregates that do not mind are used.
-"""
+_CONSENT: Final = "maxIf(profile.consent, profile.consent.2 = 2 OR (profile.consent.2 = 1 AND NOT profile.shared)).2"
+_ERASED: Final = "SELECT toFixedString(id_value, 32) AS em FROM erased WHERE site_id = {site:UInt32} AND id_type = 'em'"
+_ERASED_VISITOR: Final = (
+    "SELECT toUInt64OrZero(id_value) FROM erased WHERE site_id = {site:UInt32} AND id_type = 'visitor'"
+)
+_CANCELLED: Final = "SELECT order_key FROM cancelled_order WHERE site_id = {site:UInt32}"
 
-_CONSENTS: Final = "maxIf(consent, consent.2 = 2 OR (consent.2 = 1 AND NOT shared)).2 = 1"
-_ERASED: Final = "SELECT id_value FROM erased WHERE site_id = {site:UInt32} AND id_type = 'em'"
+_TOGETHER: Final = {
+    "any": "max({} AND NOT profile.shared)",
+    "max": "maxIf({}, NOT profile.shared)",
+    "min": "minIf({}, NOT profile.shared)",
+    "max_map": "maxMapIf({}, NOT profile.shared)",
+    "min_map": "minMapIf({}, NOT profile.shared)",
+    "union": f"groupUniqArrayArrayIf({MAX_AT_LEAST})({{}}, NOT profile.shared)",
+}
+"""How a fact of several devices becomes one of a person. All are idempotent."""
 
 
 class Query(Struct, frozen=True, kw_only=True):
-    """A SELECT with one column, `em`, and its bound parameters."""
+    """A SELECT and its bound parameters."""
 
     sql: str
     params: dict[str, Any]
 
 
-def members(rule: Rule, *, site_id: int, now_ms: int) -> Query:
-    """The people, as distinct e-mail hashes of 32 bytes, of whom `rule` is true and who consent."""
-    windows = _Windows(now_ms)
-    wanted = [windows.did(condition) for condition in rule.all]
-    unwanted = [f"NOT {windows.did(condition)}" for condition in rule.none]
-    quiet = [windows.quiet(rule.quiet_for_min)] if rule.quiet_for_min else []
-    return _people(
-        [_CONSENTS, f"device.em NOT IN ({_ERASED})", *wanted, *unwanted, *quiet], windows.params, site_id, now_ms
-    )
+class Money(Struct, frozen=True, kw_only=True):
+    """What an amount is worth to a site."""
+
+    currency: str = ""
+    """The site's; amounts without a currency are in it."""
+    rates: Mapping[str, float] = {}
+    """Currency -> what one unit of it is worth, all in one and the same unit of account."""
+
+    def factors(self) -> dict[str, Decimal]:
+        """Currency -> the factor that makes its amounts the site's, to eight decimals."""
+        found = {"": Decimal(1), self.currency: Decimal(1)}
+        if base := self.rates.get(self.currency):
+            worth = {code: Decimal(str(rate)) / Decimal(str(base)) for code, rate in self.rates.items()}
+            found = {code: factor.quantize(Decimal("1e-8")) for code, factor in worth.items()} | found
+        return found
+
+
+NO_RATES: Final = Money()
+
+
+def members(rule: Rule, *, site_id: int, now_ms: int, money: Money = NO_RATES) -> Query:
+    """The people, as distinct e-mail hashes `em` of 32 bytes, of whom `rule` is true and who consent.
+
+    Raises Refused if the rule is about visitors: what is pushed is worked out per person.
+    """
+    if rule.level != "person":
+        raise Refused("bad_value", "Only a rule of level person can be pushed.", field="$.level")
+    text = _Text("person", now_ms, money)
+    holds = text.rule(rule)
+    return text.select("em", site_id, where=[_IN_PERSON, holds])
+
+
+def visitors(rule: Rule, *, site_id: int, now_ms: int, money: Money = NO_RATES) -> Query:
+    """The browsers, as distinct `visitor_id`, of which `rule` is true on their own and which consent."""
+    text = _Text("visitor", now_ms, money)
+    holds = text.rule(rule)
+    return text.select("visitor_id", site_id, where=[_IN_VISITOR, holds])
+
+
+def sizes(asked: Sequence[Rule], *, level: Level, site_id: int, now_ms: int, money: Money = NO_RATES) -> Query:
+    """How many are in each of `asked`, all in one pass: one row, `n0`, `n1` and so on."""
+    text = _Text(level, now_ms, money)
+    columns = ", ".join(f"countIf({text.rule(each)}) AS n{number}" for number, each in enumerate(asked))
+    return text.select(columns, site_id, where=[_IN_PERSON if level == "person" else _IN_VISITOR])
+
+
+def answers(asked: Sequence[Rule], *, level: Level, site_id: int, now_ms: int, money: Money = NO_RATES) -> Query:
+    """Everybody who consents, one a row: `em` or `visitor_id`, and as `n0`, `n1` and so on whether they are in each."""
+    text = _Text(level, now_ms, money)
+    who, consents = ("em", _IN_PERSON) if level == "person" else ("visitor_id", _IN_VISITOR)
+    flags = "".join(f", {text.rule(each)} AS n{number}" for number, each in enumerate(asked))
+    return text.select(who + flags, site_id, where=[consents])
+
+
+def preview(rule: Rule, *, level: Level, site_id: int, now_ms: int, money: Money = NO_RATES) -> Query:
+    """One row: `n`, how many are in; of them `unpriced`, orders that are no money, and `full`, who has a full set.
+
+    An order is no money if its currency has no rate. A full set of bought products or categories may lack some, so that
+    about these people the answer may be wrong.
+    """
+    text = _Text(level, now_ms, money)
+    holds = text.rule(rule)
+    unpriced = f"sum({' + '.join(text.unpriced)})" if text.unpriced else "0"
+    full = f"countIf({' OR '.join(text.full)})" if text.full else "0"
+    columns = f"countIf({holds}) AS n, {unpriced} AS unpriced, {full} AS full"
+    return text.select(columns, site_id, where=[_IN_PERSON if level == "person" else _IN_VISITOR])
+
+
+def explain(rule: Rule, *, em: str, site_id: int, now_ms: int, money: Money = NO_RATES) -> Query:
+    """At most one row about the person of e-mail hash `em`, hex; none: nobody here has it, or more than its share do.
+
+    `consent` (0 unknown, 1 yes, 2 no), `erased`, `devices` (shared ones left out), `quiet`, and for the condition at
+    each place `all_0`, `none_1` and so on: whether it holds, and as `all_0_seen` what it was decided by (see `_Part`).
+    """
+    text = _Text("person", now_ms, money)
+    columns = ["word AS consent", f"em IN ({_ERASED}) AS erased", "devices"]
+    for group, number, each in rule.conditions():
+        part = text.condition(each)
+        columns += [f"{part.holds} AS {group}_{number}", f"{part.seen} AS {group}_{number}_seen"]
+    columns.append(f"{text.quiet(rule.quiet_for_min) if rule.quiet_for_min else '1'} AS quiet")
+    text.params["em"] = em
+    return text.select(", ".join(columns), site_id, where=[], one_person=True)
 
 
 def withdrawn(*, site_id: int, now_ms: int) -> Query:
     """The people who must be in no audience: their latest word is not a yes, or they were erased."""
-    asked = _people([f"NOT {_CONSENTS}"], {}, site_id, now_ms)
-    erased = f"SELECT toFixedString(id_value, 32) AS em FROM ({_ERASED})"  # noqa: S608 - our text
-    return Query(sql=f"{asked.sql} UNION DISTINCT {erased}", params=asked.params)
+    asked = _Text("person", now_ms, NO_RATES).select("em", site_id, where=["word != 1"])
+    return Query(sql=f"{asked.sql} UNION DISTINCT {_ERASED}", params=asked.params)
 
 
 def count(query: Query) -> Query:
     """How many rows `query` has, as `n`."""
-    return Query(sql=f"SELECT count() AS n FROM ({query.sql})", params=query.params)  # noqa: S608 - our text
+    return Query(sql=f"SELECT count() AS n FROM ({query.sql})", params=query.params)
 
 
-def _people(having: Sequence[str], params: dict[str, Any], site_id: int, now_ms: int) -> Query:
-    bounds = {
-        "site": site_id,
-        "shared_since": max(0, now_ms // 1000 - SHARED_WINDOW_S),
-        "max_ids": MAX_IDS_PER_VISITOR,
-        "max_visitors": MAX_VISITORS_PER_ID,
-    }
-    return Query(sql=_PEOPLE + "".join(f"  AND {condition}\n" for condition in having), params=params | bounds)
+_IN_PERSON: Final = f"word = 1 AND em NOT IN ({_ERASED})"
+_IN_VISITOR: Final = f"word = 1 AND visitor_id NOT IN ({_ERASED_VISITOR})"
 
 
-class _Windows:
-    """Writes conditions and collects their parameters, each window's once."""
+class _Part(Struct, frozen=True):
+    """A condition as SQL."""
 
-    def __init__(self, now_ms: int) -> None:
+    holds: str
+    seen: str = "0"
+    """What it was decided by: the second of the latest time, or a number; 0 = nothing was found."""
+
+
+class _Text:
+    """Writes conditions, and collects what they need: facts, lookups, figures and parameters, each once."""
+
+    def __init__(self, level: Level, now_ms: int, money: Money) -> None:
+        self.params: dict[str, Any] = {}
+        self.unpriced: list[str] = []
+        self.full: list[str] = []
+        self._level = level
+        self._worth = money
         self._now_s = -(-now_ms // 1000)  # the second that is running counts as past
-        self.params: dict[str, Any] = {"now": self._now_s}
+        self._facts: dict[tuple[str, str], str] = {}
+        self._lookups: dict[str, str] = {}
+        self._figures: dict[str, str] = {}
+        self._now = self._bound("UInt32", self._now_s, "now")
+        self._parts: dict[type[Condition], Callable[[Any], _Part]] = {
+            Did: self._did,
+            Engaged: self._engaged,
+            Arrived: lambda each: self._latest(("last_epik_landing",), each.within_days),
+            FirstSeen: self._first_seen,
+            LastSeen: lambda each: self._latest(("last_seen",), each.within_days),
+            Orders: self._orders,
+            Bought: self._bought,
+            Consents: lambda each: _Part(f"word = {('unknown', 'yes', 'no').index(each.word)}", "word"),
+            Known: self._known,
+            OnList: self._on_list,
+            InAudience: self._in_audience,
+        }
 
-    def did(self, condition: Did) -> str:
-        since = self._since(f"since_{condition.within_days}d", condition.within_days * 86_400)
-        columns = [PROFILE_COLUMNS[event] for event in condition.events]
-        inside = [f"({column} >= {since} AND {column} < toDateTime({{now:UInt32}}))" for column in columns]
-        return f"max(NOT shared AND ({' OR '.join(inside)}))"
+    # --- whole statements
+
+    def rule(self, rule: Rule) -> str:
+        """Whether a rule is true, consent left aside."""
+        parts = [self.condition(each).holds for each in rule.all]
+        parts += [f"NOT {self.condition(each).holds}" for each in rule.none]
+        if rule.any:
+            parts.append(f"({' OR '.join(self.condition(each).holds for each in rule.any)})")
+        if rule.quiet_for_min:
+            parts.append(self.quiet(rule.quiet_for_min))
+        return f"({' AND '.join(parts)})"
+
+    def condition(self, condition: Condition) -> _Part:
+        """Whether a condition holds, in brackets or an atom, and by what."""
+        return self._parts[type(condition)](condition)
 
     def quiet(self, minutes: int) -> str:
-        return f"maxIf(last_seen, NOT shared) < {self._since(f'since_{minutes}min', minutes * 60)}"
+        """Whether nothing was seen for so long."""
+        return f"({self._fact('last_seen', 'max')} < {self._since(f'since_{minutes}min', minutes * 60)})"
+
+    def select(self, columns: str, site_id: int, *, where: Sequence[str], one_person: bool = False) -> Query:
+        """`columns` of everybody of the site for whom `where` holds; `word` is the consent."""
+        self.params["site"] = site_id
+        found = self._persons(one_person) if self._level == "person" else self._visitors()
+        if self._figures:
+            figures = "".join(f",\n  {expression} AS {name}" for expression, name in self._figures.items())
+            found = f"SELECT *{figures} FROM (\n{found})"
+        filters = f"\nWHERE {' AND '.join(where)}" if where else ""
+        heads = _IDENTITIES.replace("ONE_PERSON", _ONE_PERSON if one_person else "")
+        head = heads if self._level == "person" else ""
+        return Query(sql=f"{head}SELECT {columns} FROM (\n{found}){filters}\n", params=self.params)
+
+    def _persons(self, one_person: bool) -> str:
+        self.params |= {
+            "shared_since": max(0, self._now_s - SHARED_WINDOW_S),
+            "max_ids": MAX_IDS_PER_VISITOR,
+            "max_visitors": MAX_VISITORS_PER_ID,
+        }
+        facts = "".join(
+            f",\n    {_TOGETHER[how].format(f'profile.{name}')} AS {name}" for (_, how), name in self._facts.items()
+        )
+        facts += ",\n    uniqExactIf(device.visitor_id, NOT profile.shared) AS devices" if one_person else ""
+        profile = self._profile("profile.visitor_id IN shared_device AS shared", one_person=one_person)
+        return (
+            f"  SELECT toFixedString(device.em, 32) AS em, {_CONSENT} AS word{facts}\n"
+            f"  FROM (\n{profile}) AS profile INNER JOIN device ON profile.visitor_id = device.visitor_id\n"
+            "  GROUP BY device.em HAVING uniqExactIf(device.visitor_id, direct) <= {max_visitors:UInt32}"
+        )
+
+    def _visitors(self) -> str:
+        return f"  SELECT *, consent.2 AS word FROM (\n{self._profile()})"
+
+    def _profile(self, *columns: str, one_person: bool = False) -> str:
+        """A row a visitor: its consent, `columns` and the facts."""
+        selected = ["profile.visitor_id AS visitor_id", "profile.consent AS consent", *columns]
+        selected += [f"{expression} AS {name}" for (expression, _), name in self._facts.items()]
+        lookups = "".join(
+            f"    LEFT JOIN ({sql}) AS {name} ON profile.visitor_id = {name}.visitor_id\n"
+            for sql, name in self._lookups.items()
+        )
+        one = " AND profile.visitor_id IN (SELECT visitor_id FROM device)" if one_person else ""
+        return (
+            f"    SELECT {', '.join(selected)}\n    FROM visitor_profile AS profile FINAL\n{lookups}"
+            f"    WHERE profile.site_id = {{site:UInt32}}{one}\n"
+        )
+
+    # --- what a statement is made of
+
+    def _fact(self, expression: str, how: str) -> str:
+        """The name of what `expression` says of a visitor, and of a person put together as `_TOGETHER[how]` says."""
+        return self._facts.setdefault((expression, how), f"f{len(self._facts)}")
+
+    def _lookup(self, sql: str) -> str:
+        """The name under which the rows of `sql`, at most one a visitor, stand beside the profile."""
+        return self._lookups.setdefault(sql, f"l{len(self._lookups)}")
+
+    def _figure(self, expression: str) -> str:
+        """The name of what is worked out of facts."""
+        return self._figures.setdefault(expression, f"d{len(self._figures)}")
+
+    def _bound(self, kind: str, value: Any, name: str = "") -> str:
+        """A parameter's place; equal values share one."""
+        for known, other in self.params.items():
+            if not name and known.startswith(f"p_{_slug(kind)}_") and other == value:
+                name = known
+        name = name or f"p_{_slug(kind)}_{len(self.params)}"
+        self.params[name] = value
+        return f"{{{name}:{kind}}}"
 
     def _since(self, name: str, ago_s: int) -> str:
-        self.params[name] = max(0, self._now_s - ago_s)
-        return f"toDateTime({{{name}:UInt32}})"
+        return f"toDateTime({self._bound('UInt32', max(0, self._now_s - ago_s), name)})"
+
+    def _days_ago(self, days: int) -> str:
+        return self._since(f"since_{days}d", days * 86_400)
+
+    def _window(self, column: str, days: int) -> str:
+        return f"{column} >= {self._days_ago(days)} AND {column} < toDateTime({self._now})"
+
+    def _whole_days(self, column: str, days: int) -> str:
+        """Today and the days before, in UTC."""
+        first = f"toDate({self._days_ago(days)}, 'UTC')"
+        return f"{column} >= {first} AND {column} <= toDate(toDateTime({self._now}), 'UTC')"
+
+    # --- conditions
+
+    def _latest(self, columns: Sequence[str], days: int) -> _Part:
+        """One of the profile's times lies in the window. What is not past yet is not seen yet."""
+        known = [
+            self._fact(f"if({column} < toDateTime({self._now}), {column}, toDateTime(0))", "max") for column in columns
+        ]
+        since = self._days_ago(days)
+        holds = " OR ".join(f"{name} >= {since}" for name in known)
+        return _Part(f"({holds})", f"toUInt32({_greatest(known)})")
+
+    def _first_seen(self, condition: FirstSeen) -> _Part:
+        first = self._fact("first_seen", "min")
+        return _Part(f"({self._window(first, condition.within_days)})", f"toUInt32({first})")
+
+    def _engaged(self, condition: Engaged) -> _Part:
+        actions = condition.actions or tuple(ACTION_COLUMNS)
+        if condition.on == "any":
+            columns = [ACTION_COLUMNS[action] for action in condition.actions] or ["last_engage"]
+            return self._latest(columns, condition.within_days)
+        ids = f" AND object_id IN {self._bound('Array(String)', list(condition.ids))}" if condition.ids else ""
+        listed = ", ".join(f"'{action}'" for action in actions)  # names of ours
+        return self._one_of(
+            "SELECT visitor_id FROM engagement_visitor WHERE site_id = {site:UInt32} "
+            f"AND action IN ({listed}) AND object = '{condition.on}'{ids} "
+            f"AND {self._window('last_at', condition.within_days)}"
+        )
+
+    def _did(self, condition: Did) -> _Part:
+        if rules.reads_events(condition):
+            return self._did_by_events(condition)
+        if condition.at_least > 1:
+            asked = f"{self._days(condition.events)} AND {self._whole_days('day', condition.within_days)}"
+            return self._counted(
+                f"SELECT visitor_id, groupUniqArrayArray({MAX_AT_LEAST})(keys) AS keys {asked} GROUP BY visitor_id",
+                condition.at_least,
+            )
+        columns, others = rules.columns_of(condition.events)
+        parts = [self._latest(columns, condition.within_days)] if columns else []
+        if others:
+            since = f"day >= toDate({self._days_ago(condition.within_days)}, 'UTC')"
+            window = self._window("last_at", condition.within_days)
+            parts.append(self._one_of(f"SELECT visitor_id {self._days(others)} AND {since} AND {window}"))
+        holds = " OR ".join(part.holds for part in parts)
+        return _Part(f"({holds})", _greatest([part.seen for part in parts]))
+
+    def _days(self, events: Sequence[str]) -> str:
+        names = self._bound("Array(String)", list(events))
+        return f"FROM visitor_day WHERE site_id = {{site:UInt32}} AND event_name IN {names}"
+
+    def _did_by_events(self, condition: Did) -> _Part:
+        days = condition.within_days
+        counted = condition.at_least > 1
+        when = self._whole_days("toDate(event_time, 'UTC')", days) if counted else self._window("event_time", days)
+        asked = [
+            "site_id = {site:UInt32}",
+            f"event_name IN {self._bound('Array(String)', list(condition.events))}",
+            f"event_time >= toStartOfDay({self._days_ago(days)}, 'UTC')",  # opens months, not years
+            when,
+            *self._where(condition.where),
+        ]
+        found = f"FROM events WHERE {' AND '.join(asked)}"
+        if not counted:
+            return self._one_of(f"SELECT visitor_id {found}")
+        keys = f"groupUniqArray({MAX_AT_LEAST})(event_key) AS keys"
+        return self._counted(f"SELECT visitor_id, {keys} {found} GROUP BY visitor_id", condition.at_least)
+
+    def _where(self, where: Where) -> list[str]:
+        found = []
+        for names, column in (
+            (where.products, "product_ids"),
+            (where.categories, "line_items.product_category"),
+            (where.brands, "line_items.product_brand"),
+        ):
+            if names:
+                found.append(f"hasAny({column}, {self._bound('Array(String)', list(names))})")
+        if where.value_at_least is not None or where.value_below is not None:
+            codes, factors = self._factors("Array(String)", lambda code: code)
+            found.append(f"has({codes}, toString(currency))")
+            worth = f"toDecimal128(value, 4) * {factors}[indexOf({codes}, toString(currency))]"
+            found += self._between(worth, where.value_at_least, where.value_below)
+        if where.currency:
+            found.append(f"currency = {self._bound('String', where.currency)}")
+        for part, column in ((where.url_contains, "url"), (where.search_contains, "search_query")):
+            if part:
+                found.append(f"positionCaseInsensitiveUTF8({column}, {self._bound('String', part)}) > 0")
+        return found
+
+    def _one_of(self, sql: str) -> _Part:
+        """The visitor is among those of `sql`."""
+        found = self._fact(f"profile.visitor_id IN ({sql})", "any")
+        return _Part(found, f"toUInt32({found})")
+
+    def _counted(self, sql: str, at_least: int) -> _Part:
+        """The keys that `sql` gives for each visitor are so many; a key that two devices have counts once."""
+        keys = self._fact(f"{self._lookup(sql)}.keys", "union")
+        return _Part(f"(length({keys}) >= {self._bound('UInt8', at_least)})", f"toUInt32(length({keys}))")
+
+    def _orders(self, condition: Orders) -> _Part:
+        values, times, currencies = (
+            self._fact("profile.orders", "max_map"),
+            self._fact("profile.order_at", "min_map"),
+            self._fact("profile.order_currency", "max_map"),
+        )
+        window = ""
+        if condition.within_days:
+            since = self._bound("UInt32", max(0, self._now_s - condition.within_days * 86_400))
+            window = f" AND each.3 >= {since} AND each.3 < {self._now}"
+        kept = self._figure(
+            f"arrayFilter(each -> each.1 NOT IN ({_CANCELLED}){window}, arrayZip(mapKeys({values}), "
+            f"mapValues({values}), mapValues({times}), mapValues({currencies})))"
+        )
+        bounds = self._between(f"length({kept})", condition.count_at_least, condition.count_at_most, count=True)
+        money = (condition.total_at_least, condition.total_below, condition.average_at_least, condition.average_below)
+        if any(bound is not None for bound in money):
+            bounds += self._money(kept, condition)
+        return _Part(f"({' AND '.join(bounds)})", f"toUInt32(length({kept}))")
+
+    def _money(self, kept: str, condition: Orders) -> list[str]:
+        codes, factors = self._factors("Array(UInt32)", lambda code: int.from_bytes(code.encode(), "little"))
+        total = self._figure(f"arraySum(each -> toDecimal128(each.2, 4) * {factors}[indexOf({codes}, each.4)], {kept})")
+        priced = self._figure(f"arrayCount(each -> has({codes}, each.4), {kept})")
+        self.unpriced.append(f"length({kept}) - {priced}")
+        bounds = self._between(total, condition.total_at_least, condition.total_below)
+        average = (condition.average_at_least, condition.average_below)
+        if average != (None, None):
+            bounds += [f"{priced} > 0", *self._between(total, *average, times=f" * {priced}")]
+        return bounds
+
+    def _between(
+        self,
+        expression: str,
+        at_least: float | None,
+        end: float | None,
+        *,
+        count: bool = False,
+        times: str = "",
+    ) -> list[str]:
+        """From `at_least` on, and below `end`; of a count, up to `end`."""
+        found = []
+        for sign, bound in ((">=", at_least), ("<=" if count else "<", end)):
+            if bound is None:
+                continue
+            place = (
+                self._bound("UInt32", int(bound))
+                if count
+                else f"toDecimal128({self._bound('String', f'{bound:.4f}')}, 4)"
+            )
+            found.append(f"{expression} {sign} {place}{times}")
+        return found
+
+    def _factors(self, kind: str, number: Any) -> tuple[str, str]:
+        known = self._worth.factors()
+        codes = self._bound(kind, [number(code) for code in known])
+        return codes, self._bound("Array(Decimal(38, 8))", list(known.values()))
+
+    def _bought(self, condition: Bought) -> _Part:
+        found = []
+        for names, column in ((condition.products, "bought"), (condition.categories, "bought_categories")):
+            if names:
+                hashes = f"arrayMap(name -> cityHash64(name), {self._bound('Array(String)', list(names))})"
+                found.append(self._fact(f"hasAny(profile.{column}, {hashes})", "any"))
+                self.full.append(self._fact(f"length(profile.{column}) >= {BOUGHT_CAP}", "any"))
+        holds = f"({' OR '.join(found)})"
+        return _Part(holds, f"toUInt32({holds})")
+
+    def _known(self, _: Known) -> _Part:
+        if self._level == "person":
+            return _Part("1", "1")
+        known = self._fact("profile.em.2 != toFixedString('', 32)", "any")
+        return _Part(known, f"toUInt32({known})")
+
+    def _on_list(self, condition: OnList) -> _Part:
+        """A person by the e-mail itself, or by a phone or external id of one of the own devices."""
+        lists = self._bound("Array(UInt32)", list(condition.lists))
+        listed = f"FROM list_member WHERE site_id = {{site:UInt32}} AND list_id IN {lists}"
+        types = "" if self._level == "visitor" else " AND id_type != 'em'"
+        by_device = self._one_of(
+            "SELECT visitor_id FROM identity WHERE site_id = {site:UInt32} AND (toString(id_type), id_value) IN "
+            f"(SELECT toString(id_type), substring(id_value, 1, 32) {listed}{types})"
+        )
+        if self._level == "visitor":
+            return by_device
+        holds = f"(em IN (SELECT id_value {listed} AND id_type = 'em') OR {by_device.holds})"
+        return _Part(holds, f"toUInt32({holds})")
+
+    def _in_audience(self, condition: InAudience) -> _Part:
+        audiences = self._bound("Array(UInt32)", list(condition.audiences))
+        found = (
+            "SELECT em FROM audience_member FINAL "
+            f"WHERE site_id = {{site:UInt32}} AND audience_id IN {audiences} AND state = 1"
+        )
+        if self._level == "person":
+            return _Part(f"(em IN ({found}))", f"toUInt32(em IN ({found}))")
+        return self._one_of(
+            "SELECT visitor_id FROM identity WHERE site_id = {site:UInt32} AND id_type = 'em' "
+            f"AND toFixedString(id_value, 32) IN ({found})"
+        )
+
+
+def _greatest(expressions: Sequence[str]) -> str:
+    return expressions[0] if len(expressions) == 1 else f"greatest({', '.join(expressions)})"
+
+
+def _slug(kind: str) -> str:
+    return "".join(letter for letter in kind.lower() if letter.isalnum())
