@@ -451,7 +451,7 @@ def _engaged(who: _Who, condition: Engaged) -> list[int]:
             times.append(pinned.time_ms)
     for one in who.seen:
         if one.landing and "click" in wanted:
-            products = {item[0] for item in one.items}
+            products = {item[0] for item in one.items} - {""}
             named = products & set(condition.ids) if condition.ids else products
             if condition.on == "any" or (condition.on == "product" and named):
                 times.append(one.time_ms)

@@ -31,15 +31,17 @@ from pinstream.event import CONSENT_WITHDRAWN
 from pinstream.warehouse.client import Warehouse
 from tests.audiences.people import DAY, Pinned, Seen, World, answers, create, hashed, people_in, visitors_in
 
-WORLDS = 24
-RULES = 24
+WORLDS = 6
+RULES = 40
 MONEY = Money(currency="EUR", rates={"EUR": 1.1, "USD": 0.97, "SEK": 0.1})
 EVENTS = ("add_to_cart", "initiate_checkout", "checkout", "page_visit", "view_category", "view_content", "search")
 CUSTOM = ("signup", "lead", "watch_video", "played the game", "order_cancelled")
 ITEMS = (("chair", "seats", "Oak"), ("stool", "seats", "Elm"), ("lamp", "lights", "Elm"), ("", "lights", ""))
 ACTIONS = ("click", "save", "closeup", "comment", "like")
 EDGES = [days * DAY + near for days in (1, 7, 30) for near in (-1, 0, 1)] + [1, 3599, 3600, 3601]
-EMAILS, CUSTOMERS, PHONES = ("ann", "bob", "eve"), ("c1", "c2", "c3"), ("p1", "p2")
+EMAILS = ("ann", "bob", "eve", "joe", "kim")
+CUSTOMERS, PHONES = ("c1", "c2", "c3", "c4"), ("p1", "p2")
+VISITORS = 10
 
 
 class Dice(random.Random):
@@ -57,28 +59,29 @@ class Dice(random.Random):
     # --- worlds
 
     def world(self) -> World:
-        seen = [self.seen() for _ in range(self.randint(4, 30))]
+        seen = [self.seen() for _ in range(self.randint(20, 80))]
         seen += [self.copy(one) for one in seen if self.random() < 0.2]
         return World(
             seen,
-            [self.pinned() for _ in range(self.randint(0, 8))],
+            [self.pinned() for _ in range(self.randint(0, 16))],
             [self.listed() for _ in range(self.randint(0, 4))],
             [(self.randint(1, 2), self.choice(EMAILS)) for _ in range(self.randint(0, 2))],
             MONEY,
         )
 
     def seen(self) -> Seen:
-        event = self.choice([*EVENTS, *EVENTS, "checkout", "checkout", *CUSTOM, CONSENT_WITHDRAWN])
+        event = self.choice([*EVENTS * 5, *["checkout"] * 6, *CUSTOM * 2, CONSENT_WITHDRAWN])
+        visitor = self.randint(1, VISITORS)
         epik = self.choice(["", "", "k1", "k2"])
         cancels = event == "order_cancelled" or event == "checkout"
         return Seen(
-            visitor=self.randint(1, 5) if event != "order_cancelled" else self.randint(0, 5),
+            visitor=visitor if event != "order_cancelled" else self.choice([0, visitor]),
             event=event,
             ago_s=self.ago_s(),
-            em=self.choice(["", "", *EMAILS]),
-            x=self.choice(["", "", "", *CUSTOMERS]),
+            em=self.name(EMAILS, visitor),
+            x=self.name(CUSTOMERS, visitor),
             ph=self.choice(["", "", "", *PHONES]),
-            consent=self.choice(["yes"] * 8 + ["unknown", "no"]),  # type: ignore[arg-type]
+            consent=self.choice(["yes"] * 30 + ["unknown", "no"]),  # type: ignore[arg-type]
             received_ago_s=self.maybe(self.ago_s(), 0.2),
             value=self.choice([0.0, 9.99, 10.0, 50.5, 100.0, 1234.5678]),
             currency=self.choice(["", "EUR", "EUR", "USD", "SEK", "JPY"]),
@@ -96,7 +99,7 @@ class Dice(random.Random):
         return Seen(
             **{
                 **vars(one),
-                "visitor": self.maybe(one.visitor) or self.randint(1, 5),
+                "visitor": self.maybe(one.visitor) or self.randint(1, VISITORS),
                 "ago_s": again if again is not None else self.ago_s(),
                 "source": "api",
                 "url": self.maybe(one.url) or "",
@@ -104,17 +107,22 @@ class Dice(random.Random):
         )
 
     def pinned(self) -> Pinned:
+        visitor = self.randint(1, VISITORS + 1)
         return Pinned(
-            visitor=self.randint(1, 6),
+            visitor=visitor,
             action=self.choice(ACTIONS),  # type: ignore[arg-type]
             ago_s=self.ago_s(),
-            em=self.choice(["", "", *EMAILS]),
-            x=self.choice(["", "", *CUSTOMERS]),
+            em=self.name(EMAILS, visitor),
+            x=self.name(CUSTOMERS, visitor),
             pin=self.choice([0, 11, 12]),
             board=self.choice([0, 21]),
             campaign=self.choice([0, 31]),
             product=self.choice(["", "chair"]),
         )
+
+    def name(self, names: tuple[str, ...], visitor: int) -> str:
+        """Mostly the visitor's own, now and then somebody else's."""
+        return self.choice([*[""] * 8, *[names[visitor % len(names)]] * 8, self.choice(names)])
 
     def listed(self) -> tuple[int, Any, str]:
         kind, names = self.choice([("em", EMAILS), ("external_id", CUSTOMERS), ("ph", PHONES)])
@@ -124,9 +132,9 @@ class Dice(random.Random):
 
     def rule(self) -> Rule:
         made = Rule(
-            all=tuple(self.condition() for _ in range(self.choice([1, 1, 2]))),
-            any=tuple(self.condition() for _ in range(self.choice([0, 0, 2]))),
-            none=tuple(self.condition() for _ in range(self.choice([0, 1, 1]))),
+            all=tuple(self.condition() for _ in range(self.choice([1, 1, 1, 2]))),
+            any=tuple(self.condition() for _ in range(self.choice([0, 0, 0, 2]))),
+            none=tuple(self.condition() for _ in range(self.choice([0, 0, 1]))),
             quiet_for_min=self.choice([0, 0, 0, 60]),
         )
         return checked(made)
@@ -193,7 +201,7 @@ class Dice(random.Random):
 def test_engine_and_specification_agree(warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compile, "MAX_IDS_PER_VISITOR", 2)
     monkeypatch.setattr(compile, "MAX_VISITORS_PER_ID", 3)
-    seed = random.randrange(10**9)
+    seed = random.randrange(10**9)  # a failure names it: put it here to see it again
     dice = Dice(seed)
     worlds = [dice.world() for _ in range(WORLDS)]
     hits = 0
@@ -214,7 +222,7 @@ def test_engine_and_specification_agree(warehouse: Warehouse, monkeypatch: pytes
         await client.aclose()
 
     asyncio.run(ask())
-    assert hits > WORLDS * RULES / 4, "the random worlds are too empty to prove anything"
+    assert hits > WORLDS * RULES, "the random worlds are too empty to prove anything"
 
 
 def test_the_names_of_the_dice() -> None:
