@@ -115,6 +115,11 @@ class World:
     """(audience, e-mail)"""
     money: Money = field(default_factory=lambda: NO_RATES)
 
+    @property
+    def acts(self) -> list[Seen | Pinned]:
+        """Events and actions on Pins."""
+        return [*self.seen, *self.pinned]
+
 
 def next_site() -> int:
     """Every world gets a site of its own, so that many share one database."""
@@ -126,7 +131,8 @@ def hashed(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest() if text else ""
 
 
-def _event(site_id: int, number: int, one: Seen) -> bytes:
+def raw_event(site_id: int, number: int, one: Seen) -> bytes:
+    """The record of an event, as `collect` writes it."""
     items = [
         event.LineItem(product_id=product, product_category=category, product_brand=brand)
         for product, category, brand in one.items
@@ -155,7 +161,8 @@ def _event(site_id: int, number: int, one: Seen) -> bytes:
     )
 
 
-def _engagement(site_id: int, number: int, one: Pinned) -> bytes:
+def raw_engagement(site_id: int, number: int, one: Pinned) -> bytes:
+    """The record of an engagement, as `collect` writes it."""
     return event.encode(
         event.Engagement(
             site_id=site_id,
@@ -184,16 +191,16 @@ async def _insert(warehouse: Warehouse, table: str, records: Iterable[bytes]) ->
 
 async def load(warehouse: Warehouse, site_id: int, seen: Iterable[Seen]) -> None:
     """Insert events."""
-    await _insert(warehouse, "events", [_event(site_id, number, one) for number, one in enumerate(seen)])
+    await _insert(warehouse, "events", [raw_event(site_id, number, one) for number, one in enumerate(seen)])
 
 
 async def create(warehouse: Warehouse, worlds: Sequence[World]) -> list[int]:
     """A new site for each world, all of them loaded at once; gives their ids."""
     sites = [next_site() for _ in worlds]
     found = list(zip(sites, worlds, strict=True))
-    seen = [_event(site, number, one) for site, each in found for number, one in enumerate(each.seen)]
+    seen = [raw_event(site, number, one) for site, each in found for number, one in enumerate(each.seen)]
     await _insert(warehouse, "events", seen)
-    pinned = [_engagement(site, number, one) for site, each in found for number, one in enumerate(each.pinned)]
+    pinned = [raw_engagement(site, number, one) for site, each in found for number, one in enumerate(each.pinned)]
     await _insert(warehouse, "engagements", pinned)
     listed = [
         {"site_id": site, "list_id": number, "id_type": kind, "id_hex": hashed(name), "added_at": str(NOW_MS)}
@@ -265,7 +272,7 @@ def people_in(world: World, rule: Rule) -> set[str]:
 
 def visitors_in(world: World, rule: Rule) -> set[int]:
     """The browsers that should be in at NOW."""
-    known = {one.visitor for one in (*world.seen, *world.pinned)} - {0}
+    known = {one.visitor for one in world.acts} - {0}
     return {
         visitor
         for visitor in known
@@ -306,7 +313,7 @@ def shared_devices(world: World) -> set[int]:
 
 def _links(world: World, kind: str) -> dict[str, set[int]]:
     links: dict[str, set[int]] = defaultdict(set)
-    for one in (*world.seen, *world.pinned):
+    for one in world.acts:
         if getattr(one, kind, "") and one.visitor:
             links[getattr(one, kind)].add(one.visitor)
     return links
@@ -345,6 +352,7 @@ class _Who:
         self.all = [one for one in world.seen if one.visitor in devices]
         self.seen = [one for one in self.all if one.event != event.CONSENT_WITHDRAWN]
         self.pinned = [one for one in world.pinned if one.visitor in devices]
+        self.acts: list[Seen | Pinned] = [*self.seen, *self.pinned]
 
 
 def _holds(who: _Who, rule: Rule) -> bool:
@@ -377,7 +385,7 @@ def _is(who: _Who, condition: Condition) -> bool:  # noqa: PLR0912 - one line a 
         case Consents(word=word):
             return word == "yes"  # who is asked consents
         case Known():
-            return who.em is not None or any(one.em for one in (*who.seen, *who.pinned))
+            return who.em is not None or any(one.em for one in who.acts)
         case OnList(lists=lists):
             return any(_is_listed(who, kind, name) for number, kind, name in who.world.listed if number in lists)
         case InAudience(audiences=audiences):

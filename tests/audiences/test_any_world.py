@@ -141,36 +141,33 @@ class Dice(random.Random):
 
     def condition(self) -> Condition:
         days = self.choice([1, 7, 30])
-        return self.choice(  # type: ignore[no-any-return]
-            [
-                lambda: Did(events=self.some(*EVENTS, *CUSTOM, most=3), within_days=days),
-                lambda: Did(events=("page_visit", "view_content", "view_category"), within_days=days),
-                lambda: Did(events=self.some(*EVENTS, *CUSTOM, most=3), within_days=days, at_least=self.randint(2, 3)),
-                lambda: Did(
-                    events=self.some(*EVENTS, most=5), within_days=self.choice([days, 181]), where=self.where()
-                ),
-                lambda: Did(
-                    events=EVENTS, within_days=self.choice([days, 190]), at_least=self.randint(1, 3), where=self.where()
-                ),
-                lambda: Engaged(within_days=days, actions=self.some(*ACTIONS, least=0)),
-                lambda: Engaged(
-                    within_days=days, actions=self.some(*ACTIONS, least=0), on="pin", ids=self.some("11", "12")
-                ),
-                lambda: Engaged(within_days=days, on="product", ids=self.some("chair", "lamp", least=0)),
-                lambda: Engaged(within_days=days, on=self.choice(["board", "campaign"])),
-                lambda: Arrived(within_days=days),
-                lambda: FirstSeen(within_days=days),
-                lambda: LastSeen(within_days=days),
-                self.orders,
-                self.orders,
-                lambda: Bought(products=self.some("chair", "stool", "lamp", "nothing")),
-                lambda: Bought(products=("stool",), categories=self.some("lights", "seats")),
-                lambda: Consents(word=self.choice(["yes", "no", "unknown"])),
-                Known,
-                lambda: OnList(lists=self.some(1, 2)),
-                lambda: InAudience(audiences=self.some(1, 2)),
-            ]
-        )()
+        actions = self.some(*ACTIONS, least=0)
+        events = self.some(*EVENTS, *CUSTOM, most=3)
+        views = ("page_visit", "view_content", "view_category")
+        often = self.randint(1, 3)
+        found: list[Condition] = [
+            Did(events=events, within_days=days),
+            Did(events=views, within_days=days),
+            Did(events=events, within_days=days, at_least=often + 1),
+            Did(events=self.some(*EVENTS, most=5), within_days=self.choice([days, 181]), where=self.where()),
+            Did(events=EVENTS, within_days=self.choice([days, 190]), at_least=often, where=self.where()),
+            Engaged(within_days=days, actions=actions),
+            Engaged(within_days=days, actions=actions, on="pin", ids=self.some("11", "12")),
+            Engaged(within_days=days, on="product", ids=self.some("chair", "lamp", least=0)),
+            Engaged(within_days=days, on=self.choice(["board", "campaign"])),
+            Arrived(within_days=days),
+            FirstSeen(within_days=days),
+            LastSeen(within_days=days),
+            self.orders(),
+            self.orders(),
+            Bought(products=self.some("chair", "stool", "lamp", "nothing")),
+            Bought(products=("stool",), categories=self.some("lights", "seats")),
+            Consents(word=self.choice(["yes", "no", "unknown"])),
+            Known(),
+            OnList(lists=self.some(1, 2)),
+            InAudience(audiences=self.some(1, 2)),
+        ]
+        return self.choice(found)
 
     def orders(self) -> Orders:
         made = Orders(
