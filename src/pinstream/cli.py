@@ -38,12 +38,14 @@ config = typer.Typer(no_args_is_help=True, help="Show the settings in force, or 
 sites = typer.Typer(no_args_is_help=True, help="Shops: tag ids and allowed origins.")
 keys = typer.Typer(no_args_is_help=True, help="API keys for servers that send engagements.")
 audiences = typer.Typer(no_args_is_help=True, help="Audiences: list, preview, connect, sync.")
+warehouse = typer.Typer(help="Role: the embedded ClickHouse engine; and tasks in the warehouse.")
 spool = typer.Typer(no_args_is_help=True, help="What is kept on disk while Kafka is away. Works while collect runs.")
 for name, group in (
     ("config", config),
     ("sites", sites),
     ("keys", keys),
     ("audiences", audiences),
+    ("warehouse", warehouse),
     ("spool", spool),
 ):
     app.add_typer(group, name=name)
@@ -357,10 +359,29 @@ def push() -> None:
     _role("push")
 
 
-@app.command()
-def warehouse() -> None:
-    """Role: the embedded ClickHouse engine behind ClickHouse's HTTP interface."""
-    _role("warehouse")
+@warehouse.callback(invoke_without_command=True)
+def warehouse_role(ctx: typer.Context) -> None:
+    """Role: the embedded ClickHouse engine behind ClickHouse's HTTP interface; or a task in the warehouse."""
+    if ctx.invoked_subcommand is None:
+        _role("warehouse")
+
+
+@warehouse.command("rebuild")
+def warehouse_rebuild(
+    view: Annotated[str, typer.Option(help="The rollup, such as visitor_profile or product_day.")],
+    as_json: AsJson = False,
+) -> None:
+    """Build a rollup anew from the events that are there, while load goes on: no gap, nothing counted twice."""
+    from pinstream import roles
+
+    def say(line: str) -> None:
+        print(line, file=sys.stderr)
+
+    done = asyncio.run(roles.rebuild_rollup(_settings(), view, say))
+    if as_json:
+        print(json.dumps(_plain(done)))
+    else:
+        print(f"{done.view}: {done.rows:,} rows counted anew in {done.seconds} s; load was held for {done.held_ms} ms.")
 
 
 @app.command()

@@ -7,7 +7,7 @@ import fcntl
 import gc
 import logging
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Final, Literal
 from urllib.parse import urlsplit
@@ -22,7 +22,7 @@ from pinstream.collect.server import Listeners
 from pinstream.errors import LogError, Misconfigured, Refused, SetupFault, StateError, WarehouseAway
 from pinstream.eventlog import open_log
 from pinstream.eventlog.contract import Consumer, Partition
-from pinstream.load import loop
+from pinstream.load import loop, rebuild
 from pinstream.load.loop import Loader
 from pinstream.pinterest.client import Client
 from pinstream.push import sync
@@ -184,6 +184,13 @@ async def migrate_all(settings: Settings, *, dry_run: bool = False) -> list[migr
             pass
     async with open_warehouse(settings) as warehouse:
         return await migrate.migrate(warehouse, settings.warehouse, dry_run=dry_run)
+
+
+async def rebuild_rollup(settings: Settings, name: str, say: Callable[[str], None]) -> rebuild.Rebuilt:
+    """Build a rollup anew from the events that are there, while load goes on; `say` gets progress."""
+    async with open_warehouse(settings) as warehouse:
+        await migrate.check(warehouse)
+        return await rebuild.rebuild(open_log(settings), warehouse, name, say)
 
 
 async def members(warehouse: Warehouse, audience: Audience) -> set[str]:

@@ -9,8 +9,11 @@ import pytest
 
 from pinstream.errors import QueryFailed, SchemaBehind, WarehouseAway
 from pinstream.settings import Warehouse as Settings
-from pinstream.warehouse import migrate
+from pinstream.warehouse import flips, migrate, schema
 from pinstream.warehouse.client import Warehouse
+from pinstream.warehouse.flips import Flip
+from tests.warehouse.test_blocks import an_event, block
+from tests.warehouse.test_schema import spliced
 
 NUMBERS = [step.number for step in migrate.steps(Settings())]
 
@@ -93,6 +96,45 @@ async def test_a_run_that_died_is_run_again(empty: Warehouse) -> None:
     assert "event_minute_from_events_v1" in await tables(empty)
 
 
+async def test_views_that_are_new_on_a_database_in_use_count_from_the_next_version_on(
+    empty: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """# Also if the run dies after it made them: a second one makes no second view beside."""
+    text = """
+        CREATE TABLE IF NOT EXISTS event_total (n SimpleAggregateFunction(sum, UInt64))
+        ENGINE = {engine AggregatingMergeTree()} ORDER BY tuple() SETTINGS {window};
+        CREATE MATERIALIZED VIEW IF NOT EXISTS event_total_from_events_v{version} TO event_total AS
+        SELECT count() AS n FROM events WHERE rollup_version >= {version};
+    """
+    steps = migrate.steps
+
+    def with_a_new_one(settings: Settings, *, version: int = 1) -> list[migrate.Step]:
+        new = migrate.Step(
+            number=len(NUMBERS) + 1,
+            name="totals",
+            state="pending",
+            checksum="c",
+            statements=tuple(schema.statements(text, settings, version=version)),
+        )
+        return [*steps(settings, version=version), new]
+
+    await migrate.migrate(empty, empty.settings)
+    await empty.insert("events", schema.insert_columns("events"), block(0, 9), token="a")
+    monkeypatch.setattr(migrate, "steps", with_a_new_one)
+    with monkeypatch.context() as died, pytest.raises(ZeroDivisionError):
+        died.setattr(migrate, "_version_to_flip_to", lambda _: 1 / 0)
+        await migrate.migrate(empty, empty.settings)
+    assert await flips.latest(empty) == Flip(1, True)
+    await migrate.migrate(empty, empty.settings)
+    await migrate.migrate(empty, empty.settings)
+    assert await flips.latest(empty) == Flip(2, True)
+    assert {name for name in await tables(empty) if "total" in name} == {"event_total", "event_total_from_events_v2"}
+    new = b"\n".join(spliced(number, an_event(number), version=2) for number in range(10, 15))
+    await empty.insert("events", schema.insert_columns("events"), block(10, 14), token="replayed under its own version")
+    await empty.insert("events", schema.insert_columns("events"), new, token="b")
+    assert await empty.select("SELECT sum(n) AS n FROM event_total") == [{"n": 5}]
+
+
 async def test_two_at_once_take_turns(empty: Warehouse) -> None:
     other = Warehouse.open(empty.settings, password=empty.settings.password.get_secret_value())
     both = await asyncio.gather(*(migrate.migrate(client, client.settings) for client in (empty, other)))
@@ -118,7 +160,7 @@ async def test_a_dead_process_lock_is_taken_over(empty: Warehouse, monkeypatch: 
 
 async def test_the_holder_of_a_lock_notices_that_it_was_taken_over(empty: Warehouse) -> None:
     await empty.create_database()
-    async with migrate._lock(empty) as still_ours:
+    async with migrate.lock(empty) as still_ours:
         await still_ours()
         await empty.command("CREATE TABLE schema_lock_2 (one UInt8) ENGINE = MergeTree ORDER BY tuple()")
         with pytest.raises(SchemaBehind, match="taken the migration over"):

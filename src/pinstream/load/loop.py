@@ -19,12 +19,13 @@ from typing import Any, Final, TypeVar
 from msgspec import Struct
 
 from pinstream import event, metrics
-from pinstream.errors import Fatal, Fenced, LogError, PositionLost, Retryable, WarehouseAway
+from pinstream.errors import Fatal, Fenced, LogError, PositionLost, Retryable, WarehouseAway, WarehouseError
 from pinstream.eventlog.contract import Bounds, Consumer, Intent, Log, Partition, Position, Stored
 from pinstream.load import batch, deadletter
 from pinstream.settings import Load
-from pinstream.warehouse import queries, schema
+from pinstream.warehouse import flips, migrate, queries, rollup, schema
 from pinstream.warehouse.client import Warehouse
+from pinstream.warehouse.flips import Flip
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -34,6 +35,10 @@ TOPICS: Final = (event.EVENTS, event.ENGAGEMENTS, event.REJECTED)
 POLL_S: Final = 0.2
 LOOK_S: Final = 15.0
 """Between two looks at how far the log is ahead."""
+FLIP_S: Final = 0.5
+"""Between two looks at the rollup version that new records get."""
+HELD_S: Final = 60.0
+"""A rebuild that holds the load for so long is dead: what it left is put in order here."""
 PROOF_S: Final = 30.0
 """A loader that has not committed for so long may have been asleep: it proves its ownership before it inserts."""
 RETRY_S: Final = (0.2, 0.5, 1.0, 2.0, 5.0)
@@ -46,8 +51,12 @@ class Lane(Struct):
     pending: batch.Pending
     replay: Intent | None
     """An intent found open: the next block is exactly its range."""
-    unacknowledged: int | None = None
-    """End of the last inserted block, while no commit has acknowledged it."""
+    position: int
+    """Offset from which nothing is inserted yet."""
+    version: int
+    """Rollup version that the last commit named."""
+    acknowledged: bool = True
+    """Is `position` committed?"""
 
 
 class _Stopped(Exception):
@@ -78,6 +87,8 @@ class Loader:
         self._judged: dict[str, list[tuple[int, int]]] = {}
         """Topic -> (bad, all) of the latest blocks."""
         self._waiting_for: WarehouseAway | Retryable | None = Retryable("Not a member of the group yet.")
+        self._flip = Flip(0, False)
+        """The newest step of the rollup version that was seen."""
         self._stop = asyncio.Event()
 
     async def ready(self) -> None:
@@ -96,7 +107,10 @@ class Loader:
         """
         self._stop = stop
         consumer = await self._log.consumer(GROUP, TOPICS)
-        watching = asyncio.create_task(self._watch(), name="lag")
+        watching = [
+            asyncio.create_task(self._watch(), name="lag"),
+            asyncio.create_task(self._watch_flips(), name="rollup version"),
+        ]
         try:
             while not stop.is_set():
                 try:
@@ -114,7 +128,8 @@ class Loader:
                     self._waiting_for = None
             await self._acknowledge_all(consumer)
         finally:
-            watching.cancel()
+            for task in watching:
+                task.cancel()
             await consumer.aclose()
 
     async def _turn(self, consumer: Consumer) -> None:
@@ -127,6 +142,8 @@ class Loader:
         for partition, records in got.items():
             self._lanes[partition].pending.add(records)
         for partition, lane in list(self._lanes.items()):
+            if not lane.replay and lane.version < self._flip.version:
+                await self._close(consumer, partition, lane, self._flip.version)
             if self._due(lane):
                 await self._load_block(consumer, partition, lane)
             elif self._idle(lane):
@@ -155,6 +172,22 @@ class Loader:
                 partition.number,
             )
 
+    async def _watch_flips(self) -> None:
+        """Learn of a new rollup version, and end what a dead rebuild left."""
+        held_since = self._clock()
+        while True:
+            await asyncio.sleep(FLIP_S)
+            try:
+                self._flip = max(self._flip, await flips.latest(self._warehouse))
+                if self._flip.open:
+                    held_since = self._clock()
+                elif self._clock() - held_since > HELD_S:
+                    held_since = self._clock()
+                    async with migrate.lock(self._warehouse, wait_s=0) as still_ours:
+                        logger.warning("%s", await rollup.recover(self._warehouse, still_ours))
+            except WarehouseError as exc:
+                logger.debug("The rollup version is unknown: %s", exc)
+
     # --- taking over ---------------------------------------------------------------------------------
 
     async def _take_over(self, consumer: Consumer) -> None:
@@ -165,12 +198,15 @@ class Loader:
             position = await consumer.position(partition)
             bounds = await consumer.bounds(partition)
             newest = await self._patiently(consumer, partial(self._newest, partition), generation)
+            flip = await self._patiently(consumer, partial(flips.latest, self._warehouse), generation)
             if consumer.generation != generation:
                 return
+            self._flip = max(self._flip, flip)
             start = starting_offset(partition, position, bounds, newest)
             consumer.seek(partition, start)
             pending = batch.Pending(max_rows=self._settings.block_rows, max_bytes=self._settings.block_bytes)
-            self._lanes[partition] = Lane(pending=pending, replay=position.intent)
+            version = position.intent.rollup_version if position.intent else 0
+            self._lanes[partition] = Lane(pending, replay=_open(position), position=start, version=version)
             logger.info("Loading %s/%d from offset %d", partition.topic, partition.number, start)
         self._generation = generation
 
@@ -182,6 +218,8 @@ class Loader:
     def _due(self, lane: Lane) -> bool:
         if lane.replay:
             return lane.pending.holds(lane.replay.last)
+        if not self._flip.open or lane.version != self._flip.version:
+            return False
         interval_s = batch.interval_s(self._settings.interval_s, self._insert_s, len(self._lanes))
         return lane.pending.due(self._clock(), interval_s)
 
@@ -191,19 +229,20 @@ class Loader:
             metrics.REPLAYED.inc()
         else:
             records = lane.pending.take()
-            intent = Intent(last=records[-1].offset, rollup_version=schema.ROLLUP_VERSION, format=deadletter.FORMAT)
+            intent = Intent(last=records[-1].offset, rollup_version=lane.version, format=deadletter.FORMAT)
         block = batch.build(partition, records, intent, self._secret)
         if not lane.replay:
             self._refuse_a_bad_deploy(partition, block)
             await self._commit(consumer, partition, records[0].offset, intent)
-            lane.unacknowledged = None  # that commit acknowledged the block before
+            lane.acknowledged = True  # that commit acknowledged the block before
         started = self._clock()
         await self._insert(
             consumer, partition, block, partial(self._prove, consumer, partition, records[0].offset, intent)
         )
         self._insert_s = 0.8 * self._insert_s + 0.2 * (self._clock() - started)
         lane.replay = None
-        lane.unacknowledged = intent.last + 1
+        lane.position = intent.last + 1
+        lane.acknowledged = False
         lane.pending.inserted_at = self._clock()
         self._measure(partition, block, records)
 
@@ -303,13 +342,23 @@ class Loader:
 
     def _idle(self, lane: Lane) -> bool:
         quiet_s = self._clock() - lane.pending.inserted_at
-        return lane.unacknowledged is not None and not lane.pending.records and quiet_s >= 1.0
+        return not lane.acknowledged and not lane.pending.records and quiet_s >= 1.0
 
     async def _acknowledge(self, consumer: Consumer, partition: Partition, lane: Lane) -> None:
-        """Commit the end of the last block with no intent, so that an idle night leaves none open."""
-        if lane.unacknowledged is not None:
-            await self._commit(consumer, partition, lane.unacknowledged, None)
-            lane.unacknowledged = None
+        """Commit the end of the last block with no open intent, so that an idle night leaves none open."""
+        if not lane.acknowledged:
+            await self._close(consumer, partition, lane, lane.version)
+
+    async def _close(self, consumer: Consumer, partition: Partition, lane: Lane, version: int) -> None:
+        """Commit that everything up to here is inserted, and that from here on `version` counts.
+
+        An intent of no record says so. A rebuild waits until every partition has said it, and nobody takes it back:
+        the next owner of the partition begins with the version that it finds committed.
+        """
+        closed = Intent(last=lane.position - 1, rollup_version=version, format=deadletter.FORMAT)
+        await self._commit(consumer, partition, lane.position, closed)
+        lane.version = version
+        lane.acknowledged = True
 
     async def _acknowledge_all(self, consumer: Consumer) -> None:
         try:
@@ -352,7 +401,7 @@ def starting_offset(partition: Partition, position: Position, bounds: Bounds, ne
         Fatal: the open intent is of a newer version of this program.
     """
     name = f"{partition.topic}/{partition.number}"
-    intent = position.intent
+    intent = _open(position)
     if intent and intent.format > deadletter.FORMAT:
         raise Fatal(f"{name}: the open intent is of format {intent.format}; start the newer pinstream that wrote it.")
     if position.offset is None:
@@ -373,6 +422,12 @@ def starting_offset(partition: Partition, position: Position, bounds: Bounds, ne
     if newest is None and intent is None and start > bounds.first and partition.topic == event.EVENTS:
         raise PositionLost(f"{name}: records up to {start - 1} were loaded, but ClickHouse holds none of them. {_MEND}")
     return start
+
+
+def _open(position: Position) -> Intent | None:
+    """The intent, if it is of any record: one that ends before the position only names the rollup version."""
+    intent = position.intent
+    return intent if intent and (position.offset is None or intent.last >= position.offset) else None
 
 
 _MEND = (

@@ -1,9 +1,12 @@
 """Brings the database's schema up to date: numbered SQL files, forward only, each run once.
 
 `schema_migration` notes when a file's run began and ended, with a checksum of its text. A run that died in between
-is run again: every statement can be repeated. One process migrates at a time: it holds a lock, which is a table,
-because creating a table is what ClickHouse does atomically. A lock that nobody has renewed for LOCK_S is taken over
-by creating the next one; the old holder notices before its next statement.
+is run again: every statement can be repeated. Views that are new on a database in use count from the next rollup
+version on, which is the last thing a run notes; what came before is counted by a rebuild (rollup.py).
+
+One process migrates at a time: it holds a lock, which is a table, because creating a table is what ClickHouse does
+atomically. A lock that nobody has renewed for LOCK_S is taken over by creating the next one; the old holder notices
+before its next statement.
 """
 
 from __future__ import annotations
@@ -23,8 +26,9 @@ from msgspec import Struct
 
 from pinstream.errors import QueryFailed, SchemaBehind, WarehouseError
 from pinstream.settings import Warehouse as Settings
-from pinstream.warehouse import schema
+from pinstream.warehouse import flips, schema
 from pinstream.warehouse.client import Warehouse
+from pinstream.warehouse.flips import Flip
 
 logger = logging.getLogger(__name__)
 
@@ -63,8 +67,8 @@ class Step(Struct, frozen=True, kw_only=True):
     checksum: str
 
 
-def steps(settings: Settings) -> list[Step]:
-    """This program's migrations in order, all pending, rendered for the mode of `settings`."""
+def steps(settings: Settings, *, version: int = schema.ROLLUP_VERSION) -> list[Step]:
+    """This program's migrations in order, all pending, for the mode of `settings`; their views count from `version`."""
     found = []
     for file in sorted(resources.files("pinstream.warehouse").joinpath("migrations").iterdir(), key=lambda f: f.name):
         match = _FILE.fullmatch(file.name)
@@ -75,7 +79,7 @@ def steps(settings: Settings) -> list[Step]:
                     number=int(match[1]),
                     name=match[2],
                     state="pending",
-                    statements=tuple(schema.statements(text, settings)),
+                    statements=tuple(schema.statements(text, settings, version=version)),
                     checksum=hashlib.sha256(text.encode()).hexdigest(),
                 )
             )
@@ -95,15 +99,30 @@ async def migrate(warehouse: Warehouse, settings: Settings, *, dry_run: bool = F
     """
     if dry_run:
         return await _compared(warehouse, settings)
+    plan = await _compared(warehouse, settings)
+    if all(step.state == "applied" for step in plan) and not await _version_to_flip_to(warehouse):
+        return plan  # without the lock: a rebuild may have it, and wait for a load that is starting here
     await warehouse.create_database()
     for statement in schema.statements(_LEDGER, settings):
         await warehouse.command(statement)
-    async with _lock(warehouse) as still_ours:
+    async with lock(warehouse) as still_ours:
         plan = await _compared(warehouse, settings)
         for step in plan:
             if step.state == "pending":
                 await _run(warehouse, step, still_ours)
+        await still_ours()
+        if version := await _version_to_flip_to(warehouse):
+            await flips.flip(warehouse, Flip(version, True))
     return plan
+
+
+async def _version_to_flip_to(warehouse: Warehouse) -> int:
+    """That from which the newest views count, which new records are to have; 0: they have it."""
+    (newest,) = await warehouse.select(
+        "SELECT max(toUInt16OrZero(extract(name, '_from_[a-z_]+_v([0-9]+)$'))) AS version FROM system.tables "
+        "WHERE database = currentDatabase() AND engine = 'MaterializedView'"
+    )
+    return int(newest["version"]) if newest["version"] > (await flips.latest(warehouse)).version else 0
 
 
 async def check(warehouse: Warehouse) -> None:
@@ -121,7 +140,7 @@ async def check(warehouse: Warehouse) -> None:
 
 async def _compared(warehouse: Warehouse, settings: Settings) -> list[Step]:
     applied = await _applied(warehouse)
-    known = {step.number: step for step in steps(settings)}
+    known = {step.number: step for step in steps(settings, version=await _version_of_new_views(warehouse))}
     newer = sorted(applied.keys() - known.keys())
     if newer:
         raise SchemaBehind(
@@ -145,6 +164,18 @@ async def _compared(warehouse: Warehouse, settings: Settings) -> list[Step]:
         )
         for step in known.values()
     ]
+
+
+async def _version_of_new_views(warehouse: Warehouse) -> int:
+    """The version after the newest one; the first one as long as nothing was loaded."""
+    try:
+        sql = "SELECT 1 FROM events LIMIT 1 UNION ALL SELECT 1 FROM engagements LIMIT 1"
+        if await warehouse.select(sql):
+            return (await flips.latest(warehouse)).version + 1
+    except QueryFailed as exc:
+        if exc.code not in (UNKNOWN_TABLE, UNKNOWN_DATABASE):
+            raise
+    return schema.ROLLUP_VERSION
 
 
 async def _applied(warehouse: Warehouse) -> dict[int, str]:
@@ -183,9 +214,13 @@ async def _note(warehouse: Warehouse, step: Step, state: str) -> None:
 
 
 @asynccontextmanager
-async def _lock(warehouse: Warehouse) -> AsyncIterator[Callable[[], Awaitable[None]]]:
-    """Hold the lock while the block runs. Gives a check to call before every statement."""
-    number = await _acquire(warehouse)
+async def lock(warehouse: Warehouse, *, wait_s: float | None = None) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+    """Hold the lock while the block runs. Gives a check to call before every statement.
+
+    Raises:
+        SchemaBehind: another process holds it for longer than `wait_s` (default WAIT_S).
+    """
+    number = await _acquire(warehouse, WAIT_S if wait_s is None else wait_s)
 
     async def still_ours() -> None:
         if max(await _locks(warehouse), default=0) != number:
@@ -202,15 +237,17 @@ async def _lock(warehouse: Warehouse) -> AsyncIterator[Callable[[], Awaitable[No
                     await warehouse.command(f"DROP TABLE IF EXISTS schema_lock_{old}")
 
 
-async def _acquire(warehouse: Warehouse) -> int:
-    deadline = time.monotonic() + WAIT_S
-    while time.monotonic() < deadline:
+async def _acquire(warehouse: Warehouse, wait_s: float) -> int:
+    deadline = time.monotonic() + wait_s
+    while True:
         locks = await _locks(warehouse)
         newest = max(locks, default=0)
         if (not locks or locks[newest] > LOCK_S) and await _create_lock(warehouse, newest + 1):
             return newest + 1
+        if time.monotonic() >= deadline:
+            break
         await asyncio.sleep(0.2)
-    raise SchemaBehind(f"Another process has been migrating for {WAIT_S:.0f} s. Wait for it, then run this again.")
+    raise SchemaBehind(f"Another process has been migrating for {wait_s:.0f} s. Wait for it, then run this again.")
 
 
 async def _create_lock(warehouse: Warehouse, number: int) -> bool:

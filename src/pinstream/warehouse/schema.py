@@ -17,7 +17,7 @@ from pinstream import event
 from pinstream.settings import Warehouse as Settings
 
 ROLLUP_VERSION: Final = 1
-"""Version of the materialized views that new records are meant for: each view takes only its own."""
+"""The first version of the materialized views. A view takes the records of its own version and of later ones."""
 
 DEDUPLICATION_WINDOW: Final = 10_000
 """Parts that a table remembers. A replayed block is dropped as long as no more parts came after it."""
@@ -64,14 +64,20 @@ def record(table: str, row: bytes) -> Any:
     return msgspec.json.decode(msgspec.json.encode(keys), type=STRUCT_OF_TABLE[table])
 
 
-def statements(text: str, settings: Settings) -> list[str]:
+def statements(text: str, settings: Settings, *, version: int = ROLLUP_VERSION) -> list[str]:
     """The statements of a migration, its places filled for the mode of `settings`.
 
     `{engine X(a)}` is the engine, replicated on a cluster; `{on_cluster}` names it; `{window}` remembers blocks, so
-    that a replay is dropped; `{fsync}` makes an insert durable before it is answered.
+    that a replay is dropped; `{fsync}` makes an insert durable before it is answered; `{version}` is the rollup
+    version from which a view counts.
     """
     filled = re.sub(r"\{engine (\w+)\((.*?)\)\}", lambda match: _engine(match[1], match[2], settings), text)
-    places = {"on_cluster": _on_cluster(settings), "window": _window(settings), "fsync": _FSYNC}
+    places = {
+        "on_cluster": on_cluster(settings),
+        "window": _window(settings),
+        "fsync": _FSYNC,
+        "version": str(version),
+    }
     for place, value in places.items():
         filled = filled.replace(f"{{{place}}}", value)
     code = (re.sub(r"(?m)^\s*--.*\n?", "", part).strip() for part in re.split(r";\s*(?:\n|$)", filled))
@@ -88,7 +94,8 @@ def _engine(name: str, arguments: str, settings: Settings) -> str:
     return f"Replicated{name}('/clickhouse/tables/{{uuid}}/{{shard}}', '{{replica}}'{rest})"
 
 
-def _on_cluster(settings: Settings) -> str:
+def on_cluster(settings: Settings) -> str:
+    """What DDL says after a name to be run on every server; empty unless there is a cluster."""
     return f" ON CLUSTER {json.dumps(settings.cluster)}" if settings.mode == "cluster" else ""
 
 

@@ -5,7 +5,7 @@ CREATE TABLE IF NOT EXISTS events{on_cluster}
 (
     k_partition UInt16 COMMENT 'Partition of the log that the record came from' CODEC(ZSTD(1)),
     k_offset UInt64 COMMENT 'Offset of the record in that partition' CODEC(DoubleDelta, ZSTD(1)),
-    rollup_version UInt8 COMMENT 'Version of the materialized views that counted this record',
+    rollup_version UInt16 COMMENT 'Views of this version and older ones have counted this record',
 
     site_id UInt32 COMMENT 'Shop, as numbered by pinstream',
     event String EPHEMERAL '' COMMENT 'Key of the record; stored as event_name',
@@ -73,7 +73,7 @@ CREATE TABLE IF NOT EXISTS engagements{on_cluster}
 (
     k_partition UInt16 COMMENT 'Partition of the log that the record came from' CODEC(ZSTD(1)),
     k_offset UInt64 COMMENT 'Offset of the record in that partition' CODEC(DoubleDelta, ZSTD(1)),
-    rollup_version UInt8 COMMENT 'Version of the materialized views that counted this record',
+    rollup_version UInt16 COMMENT 'Views of this version and older ones have counted this record',
 
     site_id UInt32 COMMENT 'Shop, as numbered by pinstream',
     action Enum8('click' = 1, 'save' = 2, 'closeup' = 3, 'comment' = 4, 'like' = 5) COMMENT 'What was done to the Pin',
@@ -113,7 +113,7 @@ CREATE TABLE IF NOT EXISTS rejected{on_cluster}
 (
     k_partition UInt16 COMMENT 'Partition of the log that the record came from' CODEC(ZSTD(1)),
     k_offset UInt64 COMMENT 'Offset of the record in that partition' CODEC(DoubleDelta, ZSTD(1)),
-    rollup_version UInt8 COMMENT 'Version of the materialized views in force',
+    rollup_version UInt16 COMMENT 'Version of the materialized views in force',
 
     received_ms Int64 EPHEMERAL 0 COMMENT 'Key of the record; stored as received_at',
     received_at DateTime64(3, 'UTC') DEFAULT fromUnixTimestamp64Milli(received_ms, 'UTC')
@@ -132,3 +132,16 @@ ORDER BY (site_id, reason, received_at)
 TTL toDateTime(received_at) + INTERVAL 90 DAY
 SETTINGS {window}, {fsync}, ttl_only_drop_parts = 1
 COMMENT 'That something was refused, and why; never what it was';
+
+CREATE TABLE IF NOT EXISTS rollup_flip{on_cluster}
+(
+    version UInt16 COMMENT 'rollup_version of new records from now on',
+    state Enum8('held' = 0, 'open' = 1) COMMENT 'held: nothing is loaded until it is open',
+    next_uuid String COMMENT 'Of the table that takes the place of another meanwhile; empty = none',
+    rollup String COMMENT 'Why: the rollup that is built anew; empty = a migration',
+    at DateTime64(3, 'UTC') DEFAULT now64(3, 'UTC') COMMENT 'When'
+)
+ENGINE = {engine MergeTree()}
+ORDER BY (version, state)
+SETTINGS {window}, {fsync}
+COMMENT 'Steps of rollup_version; load takes up the newest one (docs/decisions/0009)';

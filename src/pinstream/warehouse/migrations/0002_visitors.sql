@@ -1,6 +1,6 @@
 -- What is known of each visitor, kept up to date by views. Everything an audience reads is idempotent: the same
 -- event counted twice changes nothing. A view takes the records of its own rollup_version and of later ones, so that
--- a new view begins at an exact offset of every partition (load/rebuild.py).
+-- a new view begins at an exact offset of every partition (docs/decisions/0009).
 
 CREATE TABLE IF NOT EXISTS visitor_profile{on_cluster}
 (
@@ -53,7 +53,7 @@ ORDER BY (site_id, visitor_id)
 SETTINGS {window}, {fsync}
 COMMENT 'One row a visitor; read with FINAL';
 
-CREATE MATERIALIZED VIEW IF NOT EXISTS visitor_profile_from_events_v1{on_cluster} TO visitor_profile AS
+CREATE MATERIALIZED VIEW IF NOT EXISTS visitor_profile_from_events_v{version}{on_cluster} TO visitor_profile AS
 WITH
     toDateTime(event_time, 'UTC') AS at,
     event_name != 'consent_withdrawn' AS seen,
@@ -93,10 +93,10 @@ SELECT
         arrayMap(name -> cityHash64(name), arrayFilter(name -> name != '', line_items.product_category)), ordered)
         AS bought_categories
 FROM events
-WHERE rollup_version >= 1 AND visitor_id != 0
+WHERE rollup_version >= {version} AND visitor_id != 0
 GROUP BY site_id, visitor_id;
 
-CREATE MATERIALIZED VIEW IF NOT EXISTS visitor_profile_from_engagements_v1{on_cluster} TO visitor_profile AS
+CREATE MATERIALIZED VIEW IF NOT EXISTS visitor_profile_from_engagements_v{version}{on_cluster} TO visitor_profile AS
 WITH toDateTime(event_time, 'UTC') AS at
 SELECT
     site_id,
@@ -113,7 +113,7 @@ SELECT
         (toDateTime64(0, 3, 'UTC'), toFixedString('', 32)))) AS em,
     max(if(epik != '', (event_time, epik), (toDateTime64(0, 3, 'UTC'), ''))) AS epik
 FROM engagements
-WHERE rollup_version >= 1 AND visitor_id != 0
+WHERE rollup_version >= {version} AND visitor_id != 0
 GROUP BY site_id, visitor_id;
 
 CREATE TABLE IF NOT EXISTS cancelled_order{on_cluster}
@@ -127,13 +127,13 @@ ORDER BY (site_id, order_key)
 SETTINGS {window}, {fsync}
 COMMENT 'Orders that were cancelled or refunded, also by a server that knows no visitor; they never count';
 
-CREATE MATERIALIZED VIEW IF NOT EXISTS cancelled_order_from_events_v1{on_cluster} TO cancelled_order AS
+CREATE MATERIALIZED VIEW IF NOT EXISTS cancelled_order_from_events_v{version}{on_cluster} TO cancelled_order AS
 SELECT
     site_id,
     cityHash64(order_id) AS order_key,
     max(toDateTime(event_time, 'UTC')) AS last_at
 FROM events
-WHERE rollup_version >= 1 AND event_name IN ('order_cancelled', 'order_refunded') AND order_id != ''
+WHERE rollup_version >= {version} AND event_name IN ('order_cancelled', 'order_refunded') AND order_id != ''
 GROUP BY site_id, order_key;
 
 CREATE TABLE IF NOT EXISTS visitor_day{on_cluster}
@@ -153,7 +153,7 @@ TTL day + INTERVAL 190 DAY
 SETTINGS {window}, {fsync}, ttl_only_drop_parts = 1
 COMMENT 'How often a visitor did what on a day; read with FINAL';
 
-CREATE MATERIALIZED VIEW IF NOT EXISTS visitor_day_from_events_v1{on_cluster} TO visitor_day AS
+CREATE MATERIALIZED VIEW IF NOT EXISTS visitor_day_from_events_v{version}{on_cluster} TO visitor_day AS
 SELECT
     site_id,
     event_name,
@@ -162,7 +162,7 @@ SELECT
     groupUniqArray(64)(toUInt32(bitAnd(event_key, 4294967295))) AS keys,
     max(toDateTime(event_time, 'UTC')) AS last_at
 FROM events
-WHERE rollup_version >= 1 AND visitor_id != 0 AND event_name != 'consent_withdrawn'
+WHERE rollup_version >= {version} AND visitor_id != 0 AND event_name != 'consent_withdrawn'
 GROUP BY site_id, event_name, day, visitor_id;
 
 CREATE TABLE IF NOT EXISTS identity{on_cluster}
@@ -180,7 +180,7 @@ SETTINGS {window}, {fsync}
 COMMENT 'Which identifiers were seen with which visitor';
 
 -- A withdrawal counts too: where it names no visitor, its hashes are the only way to the person it is about.
-CREATE MATERIALIZED VIEW IF NOT EXISTS identity_from_events_v1{on_cluster} TO identity AS
+CREATE MATERIALIZED VIEW IF NOT EXISTS identity_from_events_v{version}{on_cluster} TO identity AS
 SELECT
     site_id,
     CAST(id.1, 'Enum8(\'em\' = 1, \'epik\' = 2, \'external_id\' = 3, \'ph\' = 5)') AS id_type,
@@ -194,10 +194,10 @@ ARRAY JOIN arrayFilter(pair -> pair.2 != '', [
     (2, epik),
     (3, if(external_id_sha256 = toFixedString('', 32), '', substring(external_id_sha256, 1, 32))),
     (5, if(ph_sha256 = toFixedString('', 32), '', substring(ph_sha256, 1, 32)))]) AS id
-WHERE rollup_version >= 1 AND visitor_id != 0
+WHERE rollup_version >= {version} AND visitor_id != 0
 GROUP BY site_id, id_type, id_value, visitor_id;
 
-CREATE MATERIALIZED VIEW IF NOT EXISTS identity_from_engagements_v1{on_cluster} TO identity AS
+CREATE MATERIALIZED VIEW IF NOT EXISTS identity_from_engagements_v{version}{on_cluster} TO identity AS
 SELECT
     site_id,
     CAST(id.1, 'Enum8(\'em\' = 1, \'epik\' = 2, \'external_id\' = 3, \'ph\' = 5)') AS id_type,
@@ -210,7 +210,7 @@ ARRAY JOIN arrayFilter(pair -> pair.2 != '', [
     (1, if(em_sha256 = toFixedString('', 32), '', substring(em_sha256, 1, 32))),
     (2, epik),
     (3, if(external_id_sha256 = toFixedString('', 32), '', substring(external_id_sha256, 1, 32)))]) AS id
-WHERE rollup_version >= 1 AND visitor_id != 0
+WHERE rollup_version >= {version} AND visitor_id != 0
 GROUP BY site_id, id_type, id_value, visitor_id;
 
 CREATE TABLE IF NOT EXISTS event_minute{on_cluster}
@@ -229,7 +229,7 @@ TTL minute + INTERVAL 30 DAY
 SETTINGS {window}, {fsync}, ttl_only_drop_parts = 1
 COMMENT 'Traffic by the minute, for operators';
 
-CREATE MATERIALIZED VIEW IF NOT EXISTS event_minute_from_events_v1{on_cluster} TO event_minute AS
+CREATE MATERIALIZED VIEW IF NOT EXISTS event_minute_from_events_v{version}{on_cluster} TO event_minute AS
 SELECT
     site_id,
     toStartOfMinute(toDateTime(received_at, 'UTC')) AS minute,
@@ -238,5 +238,5 @@ SELECT
     count() AS n,
     uniqState(event_key) AS uniq_events
 FROM events
-WHERE rollup_version >= 1
+WHERE rollup_version >= {version}
 GROUP BY site_id, minute, event_name, source;

@@ -20,7 +20,7 @@ TTL day + INTERVAL 400 DAY
 SETTINGS {window}, {fsync}, ttl_only_drop_parts = 1
 COMMENT 'Actions on Pins by the day, for each pin, board, product and campaign and for the whole shop';
 
-CREATE MATERIALIZED VIEW IF NOT EXISTS engagement_day_from_engagements_v1{on_cluster} TO engagement_day AS
+CREATE MATERIALIZED VIEW IF NOT EXISTS engagement_day_from_engagements_v{version}{on_cluster} TO engagement_day AS
 WITH if(action = 'click' AND epik != '', cityHash64(site_id, 'click', epik), event_key) AS key
 SELECT
     site_id,
@@ -33,10 +33,10 @@ SELECT
 FROM engagements
 ARRAY JOIN arrayFilter(pair -> pair.1 = 'site' OR pair.2 NOT IN ('', '0'), [('site', ''), ('pin', toString(pin_id)),
     ('board', toString(board_id)), ('product', product_id), ('campaign', toString(campaign_id))]) AS place
-WHERE rollup_version >= 1
+WHERE rollup_version >= {version}
 GROUP BY site_id, object, object_id, day, action;
 
-CREATE MATERIALIZED VIEW IF NOT EXISTS engagement_day_from_events_v1{on_cluster} TO engagement_day AS
+CREATE MATERIALIZED VIEW IF NOT EXISTS engagement_day_from_events_v{version}{on_cluster} TO engagement_day AS
 SELECT
     site_id,
     if(product_id = '', 'site', 'product') AS object,
@@ -47,7 +47,7 @@ SELECT
     uniqStateIf(visitor_id, visitor_id != 0) AS visitors
 FROM events
 ARRAY JOIN arrayDistinct(arrayPushBack(product_ids, '')) AS product_id
-WHERE rollup_version >= 1 AND is_landing AND event_name != 'consent_withdrawn'
+WHERE rollup_version >= {version} AND is_landing AND event_name != 'consent_withdrawn'
 GROUP BY site_id, object, object_id, day, action;
 
 CREATE TABLE IF NOT EXISTS engagement_visitor{on_cluster}
@@ -66,7 +66,7 @@ TTL last_at + INTERVAL 400 DAY
 SETTINGS {window}, {fsync}
 COMMENT 'Who did what to which pin, board, product or campaign, and when last';
 
-CREATE MATERIALIZED VIEW IF NOT EXISTS engagement_visitor_from_engagements_v1{on_cluster} TO engagement_visitor AS
+CREATE MATERIALIZED VIEW IF NOT EXISTS engagement_visitor_from_engagements_v{version}{on_cluster} TO engagement_visitor AS
 SELECT
     site_id,
     action,
@@ -77,10 +77,10 @@ SELECT
 FROM engagements
 ARRAY JOIN arrayFilter(pair -> pair.2 NOT IN ('', '0'), [('pin', toString(pin_id)),
     ('board', toString(board_id)), ('product', product_id), ('campaign', toString(campaign_id))]) AS place
-WHERE rollup_version >= 1 AND visitor_id != 0
+WHERE rollup_version >= {version} AND visitor_id != 0
 GROUP BY site_id, action, object, object_id, visitor_id;
 
-CREATE MATERIALIZED VIEW IF NOT EXISTS engagement_visitor_from_events_v1{on_cluster} TO engagement_visitor AS
+CREATE MATERIALIZED VIEW IF NOT EXISTS engagement_visitor_from_events_v{version}{on_cluster} TO engagement_visitor AS
 SELECT
     site_id,
     'click' AS action,
@@ -90,7 +90,7 @@ SELECT
     max(toDateTime(event_time, 'UTC')) AS last_at
 FROM events
 ARRAY JOIN arrayFilter(id -> id != '', product_ids) AS product_id
-WHERE rollup_version >= 1 AND is_landing AND visitor_id != 0 AND event_name != 'consent_withdrawn'
+WHERE rollup_version >= {version} AND is_landing AND visitor_id != 0 AND event_name != 'consent_withdrawn'
 GROUP BY site_id, action, object, object_id, visitor_id;
 
 CREATE TABLE IF NOT EXISTS product_day{on_cluster}
@@ -110,7 +110,7 @@ TTL day + INTERVAL 190 DAY
 SETTINGS {window}, {fsync}, ttl_only_drop_parts = 1
 COMMENT 'Interest in products by the day, on Pinterest and in the shop';
 
-CREATE MATERIALIZED VIEW IF NOT EXISTS product_day_from_events_v1{on_cluster} TO product_day AS
+CREATE MATERIALIZED VIEW IF NOT EXISTS product_day_from_events_v{version}{on_cluster} TO product_day AS
 SELECT
     site_id,
     toDate(event_time, 'UTC') AS day,
@@ -123,10 +123,10 @@ ARRAY JOIN arrayFilter(pair -> pair.1 != '' AND pair.2 != '', arrayConcat(
     arrayMap(id -> (multiIf(event_name IN ('page_visit', 'view_content'), 'view', event_name = 'add_to_cart', 'cart',
         event_name = 'checkout', 'order', ''), id), product_ids),
     if(is_landing, arrayMap(id -> ('click', id), product_ids), []))) AS done
-WHERE rollup_version >= 1 AND notEmpty(product_ids)
+WHERE rollup_version >= {version} AND notEmpty(product_ids)
 GROUP BY site_id, day, action, product_id;
 
-CREATE MATERIALIZED VIEW IF NOT EXISTS product_day_from_engagements_v1{on_cluster} TO product_day AS
+CREATE MATERIALIZED VIEW IF NOT EXISTS product_day_from_engagements_v{version}{on_cluster} TO product_day AS
 SELECT
     site_id,
     toDate(event_time, 'UTC') AS day,
@@ -135,7 +135,7 @@ SELECT
     uniqState(if(action = 'click' AND epik != '', cityHash64(site_id, 'click', epik), event_key)) AS events,
     uniqStateIf(visitor_id, visitor_id != 0) AS visitors
 FROM engagements
-WHERE rollup_version >= 1 AND product_id != ''
+WHERE rollup_version >= {version} AND product_id != ''
 GROUP BY site_id, day, action, product_id;
 
 -- Popular on Pinterest. Made anew every hour; each server makes its own, so these are never replicated.

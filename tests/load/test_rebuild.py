@@ -1,0 +1,187 @@
+"""A rollup built anew while a real loader loads: afterwards it holds what it held, and what came meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pinstream.errors import Misconfigured, Retryable
+from pinstream.eventlog.contract import Record
+from pinstream.load import rebuild
+from pinstream.warehouse import flips, migrate, rollup
+from pinstream.warehouse.flips import Flip
+from tests.load.test_exactly_once import World, expected, records, world
+
+__all__ = ["world"]
+
+
+async def rebuilt(world: World, name: str) -> rebuild.Rebuilt:
+    return await rebuild.rebuild(world.log, world.warehouse, name, print)
+
+
+async def trickle(world: World, some: list[Record]) -> None:
+    """Append them a few at a time, so that there is always something to load."""
+    appender = await world.log.appender()
+    try:
+        for start in range(0, len(some), 20):
+            await appender.append(some[start : start + 20])
+            await asyncio.sleep(0.05)
+    finally:
+        await appender.aclose()
+
+
+async def views_of(world: World, name: str) -> list[str]:
+    sql = "SELECT name FROM system.tables WHERE database = currentDatabase() AND startsWith(name, {name:String})"
+    sql += " ORDER BY name"
+    return [row["name"] for row in await world.warehouse.select(sql, {"name": name})]
+
+
+async def test_nothing_is_missing_and_nothing_counted_twice(world: World) -> None:
+    """# Sums too: `event_minute.n` would show a record that both the backfill and a view have counted."""
+    first, more = records("a"), records("b")
+    await world.fill(first)
+    world.loader()
+    await world.until_loaded(first)
+    trickling = asyncio.create_task(trickle(world, more))
+    minutes = await rebuilt(world, "event_minute")
+    assert not trickling.done()
+    profile = await rebuilt(world, "visitor_profile")
+    await trickling
+    await world.until_loaded(first + more)
+    assert await world.at_rest() == expected(first + more)
+    assert minutes.rows >= len(first) - 15
+    assert (minutes.version, profile.version) == (3, 5)
+    assert await views_of(world, "event_minute") == ["event_minute", "event_minute_from_events_v3"]
+    assert await views_of(world, "visitor_profile") == [
+        "visitor_profile",
+        "visitor_profile_from_engagements_v5",
+        "visitor_profile_from_events_v5",
+    ]
+
+
+async def test_what_a_wrong_view_has_left_is_gone_afterwards(world: World) -> None:
+    sent = records()
+    await world.fill(sent)
+    world.loader()
+    await world.until_loaded(sent)
+    await world.warehouse.command("TRUNCATE TABLE identity")
+    await world.warehouse.command(
+        "INSERT INTO visitor_profile (site_id, visitor_id, last_seen) SELECT 1, 999, toDateTime('2030-01-01')"
+    )
+    await rebuilt(world, "visitor_profile")
+    await rebuilt(world, "identity")
+    assert await world.at_rest() == expected(sent)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("nth", [1, 3])
+async def test_a_loader_that_dies_meanwhile_changes_nothing(world: World, nth: int) -> None:
+    """# Its successor repeats the open intent under the version that it names, and takes up the next one after that."""
+    first, more = records("a"), records("b")
+    await world.fill(first)
+    calm = world.loader()
+    await world.until_loaded(first)
+    calm.terminate()
+    await asyncio.to_thread(calm.wait)
+    dying = world.loader("die:after-insert", nth)
+    rebuilding = asyncio.create_task(rebuilt(world, "event_minute"))
+    await world.fill(more)
+    await world.until_said(dying, "now")
+    world.loader()
+    await rebuilding
+    await world.until_loaded(first + more)
+    assert await world.at_rest() == expected(first + more)
+
+
+def rebuild_process(world: World, moment: str) -> subprocess.Popen[str]:
+    """One that kills itself before it calls `moment`, a function of warehouse/rollup.py."""
+    program = (
+        "import asyncio, os, signal, sys\n"
+        "from pinstream import cli, settings, roles\n"
+        "from pinstream.warehouse import rollup\n"
+        "async def die(*args): os.kill(os.getpid(), signal.SIGKILL)\n"
+        "setattr(rollup, sys.argv[1], die)\n"
+        "asyncio.run(roles.rebuild_rollup(settings.load(), 'event_minute', print))\n"
+    )
+    return subprocess.Popen([sys.executable, "-c", program, moment], env=os.environ | world.environment, text=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ["fill", "decide", "finish"])
+async def test_a_rebuild_that_died_is_put_in_order_by_the_next(
+    world: World, moment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, more = records("a"), records("b")
+    await world.fill(first)
+    world.loader()
+    await world.until_loaded(first)
+    dying = rebuild_process(world, moment)
+    assert await asyncio.to_thread(dying.wait, 60) == -signal.SIGKILL
+    assert (await flips.latest(world.warehouse)).open is (moment == "fill")
+    await world.fill(more)
+    monkeypatch.setattr(migrate, "LOCK_S", 0.5)  # what the dead one holds runs out
+    await rebuilt(world, "event_minute")
+    await world.until_loaded(first + more)
+    assert await world.at_rest() == expected(first + more)
+    assert [name for name in await views_of(world, "event_minute") if "__" in name] == []
+
+
+async def test_a_load_that_does_not_come_to_rest_is_let_go(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """# Nobody loads, so nobody answers; the step before is taken up by a loader that is gone by then."""
+    monkeypatch.setattr(rebuild, "HELD_S", 0.5)
+    sent = records()
+    await world.fill(sent)
+    first = world.loader()
+    await world.until_loaded(sent)
+
+    async def stop_the_loader(*_: Any) -> None:
+        first.terminate()
+        await asyncio.to_thread(first.wait)
+
+    fill = rollup.fill
+
+    async def last_fill(*args: Any) -> None:
+        await fill(*args)
+        await stop_the_loader()
+
+    monkeypatch.setattr(rollup, "fill", last_fill)
+    with pytest.raises(Retryable, match="Try again"):
+        await rebuilt(world, "event_minute")
+    assert await flips.latest(world.warehouse) == Flip(3, True)
+    assert await views_of(world, "event_minute") == ["event_minute", "event_minute_from_events_v1"]
+    world.loader()
+    more = records("b")
+    await world.fill(more)
+    await world.until_loaded(sent + more)
+    assert await world.at_rest() == expected(sent + more)
+
+
+async def test_an_unknown_rollup_is_refused_with_the_known_ones(world: World) -> None:
+    with pytest.raises(Misconfigured, match="event_minute, identity, product_day, visitor_day, visitor_profile"):
+        await rebuilt(world, "events")
+
+
+async def test_the_command_tells_what_it_did(world: World, tmp_path: Path) -> None:
+    sent = records()
+    await world.fill(sent)
+    world.loader()
+    await world.until_loaded(sent)
+    done = await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-m", "pinstream", "warehouse", "rebuild", "--view", "visitor_day", "--json"],
+        env=os.environ | world.environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert (told["view"], told["rows"], told["version"]) == ("visitor_day", len(sent) - 15, 3)
