@@ -73,7 +73,8 @@ def test_a_new_state_database_says_where_it_is(run: Run, tmp_path: Path) -> None
 def test_audiences(run: Run) -> None:
     run("sites", "add", "--tag-id", "shop", "--origin", "*")
     assert (
-        run("audiences", "add", "--site", "shop", "--ad-account", "549755885175", "--within-days", "3").returncode == 0
+        run("audiences", "add", "--site", "shop", "--ad-account", "549755885175", "--set", "within_days=3").returncode
+        == 0
     )
     listed = said(run("audiences", "list", "--json"))
     assert isinstance(listed, list)

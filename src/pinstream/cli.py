@@ -11,11 +11,11 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import structlog
 import typer
@@ -31,13 +31,17 @@ from pinstream.settings import Settings
 from pinstream.supervisor import Serve, Supervisor, on_hangup, supervised, until_signalled
 
 if TYPE_CHECKING:  # imported where it is used, so that `--help` is quick
+    from pinstream.audiences.desk import Subject
     from pinstream.state.store import Store
+    from pinstream.warehouse.client import Warehouse
+
+T = TypeVar("T")
 
 app = typer.Typer(no_args_is_help=True, add_completion=True, rich_markup_mode=None, pretty_exceptions_enable=False)
 config = typer.Typer(no_args_is_help=True, help="Show the settings in force, or a documented sample file.")
 sites = typer.Typer(no_args_is_help=True, help="Shops: tag ids and allowed origins.")
 keys = typer.Typer(no_args_is_help=True, help="API keys for servers that send engagements.")
-audiences = typer.Typer(no_args_is_help=True, help="Audiences: list, preview, connect, sync.")
+audiences = typer.Typer(no_args_is_help=True, help="Audiences: add, preview, explain, export, sync.")
 warehouse = typer.Typer(help="Role: the embedded ClickHouse engine; and tasks in the warehouse.")
 spool = typer.Typer(no_args_is_help=True, help="What is kept on disk while Kafka is away. Works while collect runs.")
 for name, group in (
@@ -49,6 +53,13 @@ for name, group in (
     ("spool", spool),
 ):
     app.add_typer(group, name=name)
+
+
+class Language(StrEnum):
+    """Languages of what marketers read."""
+
+    en = "en"
+    fr = "fr"
 
 
 class Positions(StrEnum):
@@ -611,44 +622,110 @@ def audiences_list(as_json: AsJson = False) -> None:
     _print(rows, as_json)
 
 
+@audiences.command("templates")
+def audiences_templates(
+    language: Annotated[Language, typer.Option(help="Of names and descriptions.")] = Language.en,
+    as_json: AsJson = False,
+) -> None:
+    """Ready-made rules, and what can be changed in each with `audiences add --set`."""
+    from pinstream.audiences import templates
+
+    rows = [
+        {
+            "key": each.key,
+            "name": each.name[language.value],
+            "description": each.description[language.value],
+            "set": {parameter.name: parameter.default for parameter in each.parameters},
+        }
+        for each in templates.ALL
+    ]
+    _print(rows, as_json)
+
+
 @audiences.command("add")
 def audiences_add(
     site: Annotated[str, typer.Option(help="Tag id of the site.")],
-    template: Annotated[str, typer.Option(help="cart_abandoned")] = "cart_abandoned",
+    template: Annotated[str, typer.Option(help="One of `pinstream audiences templates`.")] = "cart_abandoned",
+    changes: Annotated[
+        list[str], typer.Option("--set", help="Change the template: within_days=14. Repeat it; lists with commas.")
+    ] = [],  # noqa: B006 - typer copies it
+    rule: Annotated[Path | None, typer.Option(help="A rule of your own, a .json or .toml file.")] = None,
     name: Annotated[str, typer.Option(help="Its name; default: the template's.")] = "",
-    within_days: Annotated[int, typer.Option(help="Window in days.", min=1, max=540)] = 7,
-    quiet_for_min: Annotated[int, typer.Option(help="Not counting who was active in the last minutes.", min=0)] = 60,
     ad_account: Annotated[str, typer.Option(help="Connect it to this ad account; default: the settings'.")] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Create an audience from a template and, if an ad account is known, connect it to Pinterest."""
-    from pinstream.audiences import templates
+    """Create an audience from a template or a rule and, if an ad account is known, connect it to Pinterest."""
+    from pinstream.audiences import desk
     from pinstream.audiences.rule import to_json
 
-    if template != "cart_abandoned":
-        raise typer.BadParameter("There is one template so far: cart_abandoned.")
-    rule = templates.cart_abandoned(within_days=within_days, quiet_for_min=quiet_for_min)
+    wanted = desk.rule_of_file(rule) if rule else desk.rule_of_template(template, changes)
     account = ad_account or _settings().pinterest.ad_account_id
     with _store() as store:
         audience = store.add_audience(
-            site_id=store.site(site).id, name=name or template, rule=to_json(rule), now_ms=now_ms()
+            site_id=store.site(site).id,
+            name=name or (rule.stem if rule else template),
+            rule=to_json(wanted),
+            now_ms=now_ms(),
         )
-        if account:
+        if account and wanted.level == "person":
             store.connect(audience_id=audience.id, ad_account_id=account, now_ms=now_ms())
     _print([_plain(audience)], as_json)
 
 
 @audiences.command("preview")
 def audiences_preview(audience_id: int, as_json: AsJson = False) -> None:
-    """How many people are in it now."""
-    from pinstream import roles
+    """How many are in it now, and who that is in words, in English and French."""
+    from pinstream.audiences import desk
 
-    _print([asyncio.run(roles.preview(_settings(), audience_id))], as_json)
+    found = _asked(audience_id, desk.preview)
+    if as_json:
+        print(json.dumps(_plain(found)))
+        return
+    for language in desk.LANGUAGES:
+        print(f"{language}  {found.size_in_words[language]}: {found.sentence[language]}")
+        print("".join(f"    {note}\n" for note in found.notes[language]), end="")
+
+
+@audiences.command("explain")
+def audiences_explain(
+    audience_id: int,
+    person: Annotated[str, typer.Option(help="An e-mail address, or its SHA-256 in hex.")],
+    language: Annotated[Language, typer.Option(help="Of the answer.")] = Language.en,
+    as_json: AsJson = False,
+) -> None:
+    """Why one person is in it or not: each condition, and what it was decided by."""
+    from pinstream.audiences import desk
+    from pinstream.collect.identity import hashed
+
+    em = hashed("em", person, "", "person")
+    found = _asked(audience_id, lambda warehouse, asked: desk.explain(warehouse, asked, em))
+    print(json.dumps(_plain(found)) if as_json else "\n".join(desk.told(found, language.value)))
+
+
+@audiences.command("export")
+def audiences_export(
+    audience_id: int,
+    out: Annotated[Path | None, typer.Option(help="Write here; default: to the terminal.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Who is in it now, as CSV: a SHA-256 of an e-mail address a line; for rules about browsers a visitor's number."""
+    from pinstream.audiences import desk
+
+    count, lines = _asked(audience_id, desk.export)
+    if as_json and out is None:
+        raise typer.BadParameter("--json needs --out: the lines themselves go to the terminal.")
+    with open(out, "w") if out else nullcontext(sys.stdout) as file:
+        file.writelines(f"{line}\n" for line in lines)
+    if as_json:
+        print(json.dumps({"id": audience_id, "lines": count, "file": str(out)}))
+    else:
+        print(f"{count} lines", file=sys.stderr)
 
 
 @audiences.command("sync")
 def audiences_sync(
     audience_id: int,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what a sync would do.")] = False,
     confirm_removals: Annotated[
         bool, typer.Option("--confirm-removals", help="Allow this sync to remove any number of members.")
     ] = False,
@@ -657,4 +734,28 @@ def audiences_sync(
     """Make Pinterest's list equal to the audience now."""
     from pinstream import roles
 
-    _print([asyncio.run(roles.sync_now(_settings(), audience_id, confirm_removals=confirm_removals))], as_json)
+    if not dry_run:
+        _print([asyncio.run(roles.sync_now(_settings(), audience_id, confirm_removals=confirm_removals))], as_json)
+        return
+    from pinstream.audiences import desk
+    from pinstream.push import plan
+
+    found = _asked(audience_id, desk.dry_run)
+    guard = plan.guard(_settings().push)
+    held = 0 if confirm_removals else guard.held(members=found.members, removes=found.removes, asked=found.withdrawn)
+    _print([_plain(found) | {"held": held}], as_json)
+
+
+def _asked(audience_id: int, question: Callable[[Warehouse, Subject], Awaitable[T]]) -> T:
+    """The answer to a question about an audience."""
+    from pinstream import roles
+    from pinstream.audiences import desk
+
+    settings = _settings()
+
+    async def ask() -> T:
+        async with roles.open_store(settings) as store, roles.open_warehouse(settings) as clickhouse:
+            asked = await desk.subject(store, audience_id, settings.audiences.rates, now_ms=now_ms())
+            return await question(clickhouse, asked)
+
+    return asyncio.run(ask())

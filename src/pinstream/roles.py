@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from pinstream import ops, serving
-from pinstream.audiences import compile, membership, rule
+from pinstream.audiences import compile, rule
 from pinstream.clock import now_ms
 from pinstream.collect import server as collect_server
 from pinstream.collect.server import Listeners
@@ -200,16 +200,6 @@ async def members(warehouse: Warehouse, audience: Audience) -> set[str]:
     return {row["em"] for row in rows}
 
 
-async def preview(settings: Settings, audience_id: int) -> dict[str, object]:
-    """An audience's size now."""
-    async with open_store(settings) as store, open_warehouse(settings) as warehouse:
-        audience = await asyncio.to_thread(store.audience, audience_id)
-        size = await membership.preview(
-            warehouse, rule.from_json(audience.rule), site_id=audience.site_id, now_ms=now_ms()
-        )
-    return {"id": audience.id, "name": audience.name, "size": size}
-
-
 async def sync_now(settings: Settings, audience_id: int, *, confirm_removals: bool = False) -> dict[str, object]:
     """One sync of an audience's connection, now. Raises Refused if it is not connected."""
     async with open_store(settings) as store, open_warehouse(settings) as warehouse:
@@ -221,7 +211,9 @@ async def sync_now(settings: Settings, audience_id: int, *, confirm_removals: bo
             await asyncio.to_thread(store.set_connection, link.id, removals_confirmed=True)
         client = Client(settings.pinterest)
         try:
-            run = await sync.sync(sync.Parts(store, warehouse, client, settings.push), link.id)
+            run = await sync.sync(
+                sync.Parts(store, warehouse, client, settings.push, rates=settings.audiences.rates), link.id
+            )
         finally:
             await client.aclose()
     if run is None:

@@ -13,7 +13,7 @@ import os
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
@@ -132,6 +132,16 @@ class Load(_Section):
     ops_port: int = Field(9081, ge=1, le=65_535, description="/readyz and /metrics of load.")
 
 
+class Audiences(_Section):
+    """Rules."""
+
+    rates: dict[Annotated[str, Field(pattern=r"^[A-Z]{3}$")], Annotated[float, Field(gt=0, le=1e9)]] = Field(
+        {},
+        description="What one unit of each currency is worth, the site's own included, all in the same unit: "
+        "{EUR = 1.0, USD = 0.92}. Amounts in others are left out and counted.",
+    )
+
+
 class Push(_Section):
     """Audiences -> Pinterest."""
 
@@ -180,6 +190,7 @@ class Settings(BaseSettings):
     log: Log = Field(default_factory=Log)
     warehouse: Warehouse = Field(default_factory=Warehouse)
     load: Load = Field(default_factory=Load)
+    audiences: Audiences = Field(default_factory=Audiences)
     push: Push = Field(default_factory=Push)
     pinterest: Pinterest = Field(default_factory=Pinterest)
     state: State = Field(default_factory=State)

@@ -236,12 +236,6 @@ async def test_removals_can_be_narrowed_to_those_who_withdrew(warehouse: Warehou
 # --- numbers for people
 
 
-async def test_a_preview_counts_the_people_a_rule_means(warehouse: Warehouse) -> None:
-    site_id = await world(warehouse, Seen(1, "add_to_cart", 100, em="a"), Seen(2, "checkout", 100, em="b"))
-    assert await membership.preview(warehouse, CART, site_id=site_id, now_ms=NOW_MS) == 1
-    assert await membership.preview(warehouse, CART, site_id=next_site(), now_ms=NOW_MS) == 0
-
-
 async def test_a_run_is_copied_once_with_a_fingerprint_of_the_members(warehouse: Warehouse) -> None:
     aim = target(run_id=9)
     await membership.record(warehouse, aim, chunk("ADD", 1, 2), NOW_MS)

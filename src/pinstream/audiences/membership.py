@@ -14,9 +14,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
-from pinstream.audiences import compile
 from pinstream.audiences.compile import Query
-from pinstream.audiences.rule import Rule
 from pinstream.errors import WarehouseError
 from pinstream.state.runs import MEMBER_BYTES, Chunk, Operation, Run
 from pinstream.warehouse.client import Warehouse
@@ -26,15 +24,16 @@ logger = logging.getLogger(__name__)
 CHUNKS_A_PAGE: Final = 50
 """Of a difference, fetched at a time: bounds memory to a few MB."""
 
-_SIDES: Final = """
+_SNAPSHOT: Final = """FROM audience_desired
+  WHERE site_id = {site:UInt32} AND audience_id = {audience:UInt32} AND run_id = {run:UInt64}"""
+_SIDES: Final = f"""
 SELECT em, groupBitOr(side) AS sides FROM (
-  SELECT em, toUInt8(1) AS side FROM audience_desired
-  WHERE site_id = {site:UInt32} AND audience_id = {audience:UInt32} AND run_id = {run:UInt64}
+  SELECT em, toUInt8(1) AS side {_SNAPSHOT}
   UNION ALL
   SELECT em, toUInt8(2) AS side FROM audience_member FINAL
-  WHERE site_id = {site:UInt32} AND audience_id = {audience:UInt32} AND state = 1)
+  WHERE site_id = {{site:UInt32}} AND audience_id = {{audience:UInt32}} AND state = 1)
 GROUP BY em
-"""
+"""  # noqa: S608 - constants
 """`sides`: 1 = wanted only, 2 = member only, 3 = both. A snapshot written twice changes nothing."""
 
 _SIDE: Final[dict[Operation, int]] = {"ADD": 1, "REMOVE": 2}
@@ -65,13 +64,6 @@ class Counts(Struct, frozen=True, kw_only=True):
     removes: int
 
 
-async def preview(warehouse: Warehouse, rule: Rule, *, site_id: int, now_ms: int) -> int:
-    """How many people a rule means now."""
-    query = compile.count(compile.members(rule, site_id=site_id, now_ms=now_ms))
-    [row] = await warehouse.select(query.sql, query.params)
-    return int(row["n"])
-
-
 @asynccontextmanager
 async def desired(warehouse: Warehouse, target: Target, wanted: Query) -> AsyncIterator[None]:
     """Keep the people of `wanted` in `audience_desired` while the block runs: one moment's answer for all its queries.
@@ -99,6 +91,22 @@ async def counts(warehouse: Warehouse, target: Target) -> Counts:
     )
     [row] = await warehouse.select(sql, target.params())
     return msgspec.convert(row, Counts)
+
+
+async def compare(warehouse: Warehouse, target: Target, wanted: Query, withdrawn: Query) -> tuple[Counts, int]:
+    """How the people of `wanted` and the members compare, and how many of the removals are in `withdrawn`.
+
+    For looking only: nothing is kept, so the next question may get another answer.
+    """
+    sides = _SIDES.replace(_SNAPSHOT, f"FROM ({wanted.sql})")
+    sql = (
+        "SELECT countIf(bitTest(sides, 0)) AS desired, countIf(bitTest(sides, 1)) AS members, "  # noqa: S608
+        f"countIf(sides = 1) AS adds, countIf(sides = 2) AS removes, "
+        f"countIf(sides = 2 AND em IN ({withdrawn.sql})) AS withdrawn FROM ({sides})"
+    )
+    [row] = await warehouse.select(sql, target.params() | wanted.params | withdrawn.params)
+    gone = int(row.pop("withdrawn"))
+    return msgspec.convert(row, Counts), gone
 
 
 async def count_removes(warehouse: Warehouse, target: Target, *, only: Query) -> int:

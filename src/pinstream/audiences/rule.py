@@ -236,7 +236,7 @@ def _decoded(text: str | bytes, kind: str, decode: Any) -> Rule:
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as exc:
         raise Refused("bad_json", f"The rule is not valid {kind}: {exc}.", field="$") from exc
     if not rule.all and not rule.any:
-        raise Refused("missing_field", "A rule needs a condition in `all` or `any`.", field="$")
+        raise Refused("missing_field", "The rule is not valid: it needs a condition in `all` or `any`.", field="$")
     groups = {
         group: tuple(_sound(each, f"$.{group}[{number}]") for number, each in enumerate(getattr(rule, group)))
         for group in ("all", "any", "none")

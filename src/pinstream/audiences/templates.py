@@ -84,9 +84,15 @@ def _read(parameter: Parameter, value: Any) -> Any:
     if isinstance(value, str) and parameter.kind in ("names", "lists", "actions"):
         value = [part.strip() for part in value.split(",") if part.strip()]
     try:
-        return msgspec.convert(value, kind, strict=False)
+        read = msgspec.convert(value, kind, strict=False)
     except msgspec.ValidationError as exc:
         raise Refused("bad_value", f"{parameter.name}: {exc}.", field=parameter.name) from exc
+    if bounds := BOUNDS.get(parameter.kind):
+        least, most = bounds
+        if not least <= read <= most:
+            detail = f"{parameter.name} must be from {least:g} to {most:.0f}, not {read:g}."
+            raise Refused("out_of_range", detail, field=parameter.name)
+    return read
 
 
 # --- the rules ------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import hashlib
 
 from msgspec import Struct
 
+from pinstream.settings import Push
 from pinstream.state.runs import MEMBER_BYTES, Operation, PlannedChunk
 
 
@@ -38,3 +39,12 @@ class Guard(Struct, frozen=True, kw_only=True):
     def holds(self, *, members: int, removes: int) -> bool:
         """Whether a run that removes `removes` of `members` must wait."""
         return members >= self.min_members and removes > self.max_ratio * members
+
+    def held(self, *, members: int, removes: int, asked: int) -> int:
+        """How many of `removes` must wait; the `asked` among them are people who want to go, and never wait."""
+        return removes - asked if self.holds(members=members, removes=removes - asked) else 0
+
+
+def guard(config: Push) -> Guard:
+    """The guard that the settings ask for."""
+    return Guard(max_ratio=config.max_remove_ratio, min_members=config.max_remove_min_members)

@@ -21,13 +21,13 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from pinstream import metrics
 from pinstream.audiences import compile, membership, rule
-from pinstream.audiences.compile import Query
+from pinstream.audiences.compile import Money, Query
 from pinstream.audiences.membership import Counts, Target
 from pinstream.clock import now_ms
 from pinstream.errors import PinstreamError, PinterestAway, PinterestError, PinterestRefused, RateLimited, StateError
@@ -64,6 +64,8 @@ class Parts:
     client: Client
     config: Push
     clock_ms: Callable[[], int] = now_ms
+    rates: Mapping[str, float] = field(default_factory=dict)
+    """Of currencies, as `settings.audiences.rates`."""
     stop: asyncio.Event = field(default_factory=asyncio.Event)
     """Once set, no further chunk is begun."""
 
@@ -129,7 +131,10 @@ class _Sync:
         audience = await self._ledger.audience(link.audience_id)
         target = Target(site_id=audience.site_id, audience_id=audience.id, run_id=run_id)
         now_ms = self._parts.clock_ms()
-        wanted = compile.members(rule.from_json(audience.rule), site_id=audience.site_id, now_ms=now_ms)
+        currency = await asyncio.to_thread(self._parts.store.currency, audience.site_id)
+        money = Money(currency=currency, rates=self._parts.rates)
+        asked = rule.from_json(audience.rule)
+        wanted = compile.members(asked, site_id=audience.site_id, now_ms=now_ms, money=money)
         withdrawn = compile.withdrawn(site_id=audience.site_id, now_ms=now_ms)
         async with membership.desired(self._parts.warehouse, target, wanted):
             counts = await self._counts(target, link)
@@ -153,12 +158,11 @@ class _Sync:
 
     async def _held(self, target: Target, counts: Counts, withdrawn: Query, link: Link) -> int:
         """How many removals are too many at once; those that people asked for are never among them."""
-        config = self._parts.config
-        guard = plan.Guard(max_ratio=config.max_remove_ratio, min_members=config.max_remove_min_members)
+        guard = plan.guard(self._parts.config)
         if link.removals_confirmed or not guard.holds(members=counts.members, removes=counts.removes):
             return 0
-        rest = counts.removes - await membership.count_removes(self._parts.warehouse, target, only=withdrawn)
-        return rest if guard.holds(members=counts.members, removes=rest) else 0
+        asked = await membership.count_removes(self._parts.warehouse, target, only=withdrawn)
+        return guard.held(members=counts.members, removes=counts.removes, asked=asked)
 
     async def _plan_chunks(self, target: Target, operation: Operation, first: int, *, only: Query | None = None) -> int:
         """Write down the chunks of one operation, numbered from `first`; gives the next number."""
@@ -302,7 +306,8 @@ async def loop(settings: Settings, store: Store, warehouse: Warehouse, client: C
     A fault of one connection is logged and tried again, with growing waits; the others go on. At start every
     connection is due, so that what a killed process left half done is ended first.
     """
-    parts = Parts(store=store, warehouse=warehouse, client=client, config=settings.push, stop=stop)
+    rates = settings.audiences.rates
+    parts = Parts(store=store, warehouse=warehouse, client=client, config=settings.push, rates=rates, stop=stop)
     agenda = _Agenda(settings.push.interval_s)
     while not stop.is_set():
         for connection_id in await _connections(store):

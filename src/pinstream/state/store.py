@@ -138,6 +138,12 @@ class Store:
         """The site with this tag id. Raises Refused if there is none."""
         return self._one(SITE, SITE.c.tag_id == tag_id, Site, f"There is no site {tag_id}. `pinstream sites list`.")
 
+    def currency(self, site_id: int) -> str:
+        """A site's own currency; empty if none was set. Raises Refused if there is no such site."""
+        return self._one(
+            SITE, SITE.c.id == site_id, Site, f"There is no site {site_id}. `pinstream sites list`."
+        ).currency
+
     def set_origins(self, tag_id: str, origins: Sequence[str]) -> Site:
         """Replace a site's allowed origins."""
         site = msgspec.structs.replace(self.site(tag_id), origins=tuple(origins))
