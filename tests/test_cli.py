@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 
 from pinstream import serving
-from tests.warehouse_server import free_port
+from pinstream.warehouse.client import Warehouse
+from tests.audiences.people import Seen, hashed, load
+from tests.warehouse_server import PASSWORD, free_port
 
 pytestmark = pytest.mark.slow  # each test starts processes
 
@@ -79,6 +81,61 @@ def test_audiences(run: Run) -> None:
     listed = said(run("audiences", "list", "--json"))
     assert isinstance(listed, list)
     assert (listed[0]["name"], listed[0]["connection"]) == ("cart_abandoned", "new")
+
+
+async def test_what_can_be_asked_about_an_audience(run: Run, warehouse: Warehouse, tmp_path: Path) -> None:
+    environment = {
+        "PINSTREAM_WAREHOUSE__URL": warehouse.settings.url,
+        "PINSTREAM_WAREHOUSE__DATABASE": warehouse.database,
+        "PINSTREAM_WAREHOUSE__PASSWORD": PASSWORD,
+    }
+
+    def ask(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return run("audiences", *arguments, **environment)
+
+    templates = said(run("audiences", "templates", "--language", "fr", "--json"))
+    assert isinstance(templates, list)
+    assert {"key": "win_back", "name": "Reconquête", "set": {"idle_days": 90}}.items() <= templates[1].items()
+    site = said(run("sites", "add", "--tag-id", "shop", "--origin", "*", "--json"))
+    assert isinstance(site, list)
+    people = [
+        Seen(5, "add_to_cart", -100_000 + 600, em="ada@shop.example"),
+        Seen(6, "checkout", 9, em="bob@shop.example"),
+    ]
+    await load(warehouse, site[0]["id"], people)
+    assert ask("add", "--site", "shop", "--set", "quiet_for_min=0").returncode == 0
+    (tmp_path / "seen.toml").write_text('level = "visitor"\n[[all]]\ntype = "last_seen"\nwithin_days = 9\n')
+    assert ask("add", "--site", "shop", "--rule", "seen.toml", "--ad-account", "1").returncode == 0
+
+    found = said(ask("preview", "1", "--json"))
+    assert isinstance(found, dict)
+    assert (found["size"], found["visitors"], found["reads_events"]) == (1, 1, False)
+    spoken = ask("preview", "1").stdout
+    assert "en  1 people with a known e-mail address and consent: People who began to check out or" in spoken
+    assert "fr  1 personnes dont l'adresse e-mail est connue" in spoken
+
+    why = ask("explain", "1", "--person", "Ada@shop.example ").stdout
+    assert why.startswith(
+        "In. Own devices: 1.\n  yes: began to check out or put something in the cart in the last 7 days"
+    )
+    out = ask("explain", "1", "--person", "bob@shop.example", "--language", "fr").stdout
+    assert out.startswith("Pas dans l'audience.")
+    assert ask("export", "1").stdout == f"{hashed('ada@shop.example')}\n"
+    assert said(ask("export", "2", "--out", "all.csv", "--json")) == {"id": 2, "lines": 2, "file": "all.csv"}
+    assert (tmp_path / "all.csv").read_text() == "5\n6\n"
+    dry = said(ask("sync", "1", "--dry-run", "--json"))
+    assert dry == [
+        {
+            "id": 1,
+            "name": "cart_abandoned",
+            "desired": 1,
+            "members": 0,
+            "adds": 1,
+            "removes": 0,
+            "withdrawn": 0,
+            "held": 0,
+        }
+    ]
 
 
 @pytest.mark.parametrize(

@@ -3,17 +3,40 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+from typing import get_args
 
+import msgspec
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pinstream.audiences import compile
-from pinstream.audiences.rule import PROFILE_COLUMNS, Did, Rule, checked
+from pinstream.audiences.compile import Money
+from pinstream.audiences.rule import (
+    MAX_BYTES,
+    PROFILE_COLUMNS,
+    Arrived,
+    Bought,
+    Condition,
+    Consents,
+    Did,
+    Engaged,
+    FirstSeen,
+    InAudience,
+    Known,
+    LastSeen,
+    OnList,
+    Orders,
+    Rule,
+    Where,
+    checked,
+    to_json,
+)
 from pinstream.audiences.templates import cart_abandoned
+from pinstream.errors import Refused
 from pinstream.event import CONSENT_WITHDRAWN
 from pinstream.warehouse.client import Warehouse
-from tests.audiences.people import DAY, NOW_MS, Seen, answer, expected, found, hashed, next_site, world
+from tests.audiences.people import DAY, NOW_MS, NOW_S, Seen, answer, answers, expected, found, hashed, next_site, world
 
 CART = cart_abandoned(quiet_for_min=0)
 PHONE, LAPTOP, TILL = 101, 102, 103
@@ -306,6 +329,100 @@ def test_every_value_is_bound() -> None:
     used = set(re.findall(r"\{(\w+):\w+\}", query.sql))
     assert used == set(query.params)
     assert all(isinstance(value, int) for value in query.params.values())
+
+
+EVIL = "'); DROP TABLE events; --{p:String}"
+ODD = 765_432
+"""A number that stands in no text of ours."""
+Case = tuple[Condition, set[str], list[object]]
+
+
+def with_property(where: Where, bound: object) -> Case:
+    return Did(events=(EVIL,), within_days=123, where=where), {"events"}, [[EVIL], bound, ("days", 123)]
+
+
+FIELDS: list[Case] = [
+    (Did(events=("checkout",), within_days=123), set(), [("days", 123)]),
+    (Did(events=("checkout", EVIL), within_days=123), {"visitor_day"}, [[EVIL], ("days", 123)]),
+    (Did(events=(EVIL,), within_days=181), {"events"}, [[EVIL], ("days", 181)]),
+    (Did(events=(EVIL,), within_days=123, at_least=37), {"visitor_day"}, [[EVIL], 37, ("days", 123)]),
+    with_property(Where(products=(EVIL, "b")), [EVIL, "b"]),
+    with_property(Where(categories=(EVIL,)), [EVIL]),
+    with_property(Where(brands=(EVIL,)), [EVIL]),
+    with_property(Where(value_at_least=7654.321), "7654.3210"),
+    with_property(Where(value_below=7654.321), "7654.3210"),
+    with_property(Where(currency="XTS"), "XTS"),
+    with_property(Where(url_contains=EVIL), EVIL),
+    with_property(Where(search_contains=EVIL), EVIL),
+    (Engaged(within_days=123), set(), [("days", 123)]),
+    (Engaged(within_days=123, actions=("save", "closeup")), set(), [("days", 123)]),
+    (Engaged(within_days=123, on="board"), {"engagement_visitor"}, [("days", 123)]),
+    (Engaged(within_days=123, on="product", ids=(EVIL,)), {"engagement_visitor"}, [[EVIL], ("days", 123)]),
+    (Arrived(within_days=123), set(), [("days", 123)]),
+    (FirstSeen(within_days=123), set(), [("days", 123)]),
+    (LastSeen(within_days=123), set(), [("days", 123)]),
+    (Orders(within_days=123, count_at_least=ODD), {"cancelled_order"}, [ODD, ("days", 123)]),
+    (Orders(count_at_most=ODD), {"cancelled_order"}, [ODD]),
+    (Orders(total_at_least=7654.321), {"cancelled_order"}, ["7654.3210"]),
+    (Orders(total_below=7654.321), {"cancelled_order"}, ["7654.3210"]),
+    (Orders(average_at_least=7654.321), {"cancelled_order"}, ["7654.3210"]),
+    (Orders(average_below=7654.321), {"cancelled_order"}, ["7654.3210"]),
+    (Bought(products=(EVIL,)), set(), [[EVIL]]),
+    (Bought(categories=(EVIL,)), set(), [[EVIL]]),
+    (Consents(word="no"), set(), []),
+    (Known(), set(), []),
+    (OnList(lists=(ODD,)), {"list_member"}, [[ODD]]),
+    (InAudience(audiences=(ODD,)), {"audience_member"}, [[ODD]]),
+]
+"""Every field: a condition that has it -> the tables that are looked up beside the profile, and what is bound."""
+TABLES = {"events", "visitor_day", "engagement_visitor", "cancelled_order", "list_member", "audience_member"}
+
+
+@pytest.mark.parametrize("level", ["person", "visitor"])
+@pytest.mark.parametrize(("condition", "tables", "bound"), FIELDS)
+def test_each_field_is_bound_and_looked_up_where_it_should_be(
+    condition: Condition, tables: set[str], bound: list[object], level: compile.Level
+) -> None:
+    asked = compile.members if level == "person" else compile.visitors
+    query = asked(checked(Rule(all=(condition,))), site_id=1, now_ms=NOW_MS, money=Money(currency="XTS"))
+    assert {table for table in TABLES if re.search(rf"FROM {table}\b", query.sql)} == tables
+    for value in bound:
+        wanted = NOW_S - value[1] * DAY if isinstance(value, tuple) else value
+        assert wanted in query.params.values(), query.params
+    text = re.sub(r"\{\w+:[^}]+\}", "", query.sql)
+    assert not [value for value in ("DROP", "7654", "XTS", "123", "37)") if value in text]
+    assert set(re.findall(r"\{(\w+):[^}]+\}", query.sql)) == set(query.params)
+
+
+def test_every_field_of_a_rule_is_compiled_in_a_test() -> None:
+    """A field that no case sets would be a field that nobody compiles."""
+    for kind in (*get_args(Condition), Where):
+        cases = [condition for condition, _, _ in FIELDS if isinstance(condition, kind)]
+        cases += [each.where for each, _, _ in FIELDS if isinstance(each, Did) and kind is Where]
+        for field in msgspec.structs.fields(kind):
+            default = field.default if field.default is not msgspec.NODEFAULT else None
+            assert any(getattr(case, field.name) != default for case in cases), f"{kind.__name__}.{field.name}"
+
+
+async def test_the_longest_rule_is_understood(warehouse: Warehouse) -> None:
+    """Parameters travel in the address of a request: the longest rule must fit."""
+    rule = checked(Rule(all=tuple(Bought(products=tuple(f"{n}{'é' * 80}{m}" for n in range(9))) for m in range(10))))
+    assert MAX_BYTES * 0.9 < len(to_json(rule).encode()) <= MAX_BYTES
+    assert await found(warehouse, next_site(), rule) == set()
+    assert await answers(warehouse, next_site(), [rule], "visitor") == [set()]
+
+
+def test_rules_share_what_they_have_in_common() -> None:
+    """One pass: a column is read once, however many rules ask for it."""
+    rules = [cart_abandoned(within_days=days) for days in range(1, 20)]
+    one, many = (compile.sizes(asked, level="person", site_id=1, now_ms=NOW_MS) for asked in (rules[:1], rules))
+    assert one.sql.count("last_cart") == many.sql.count("last_cart")
+    assert many.sql.count("countIf") == 19
+
+
+def test_browsers_are_never_pushed() -> None:
+    with pytest.raises(Refused, match="level person"):
+        compile.members(Rule(all=(Known(),), level="visitor"), site_id=1, now_ms=NOW_MS)
 
 
 def test_windows_reach_back_to_1970_at_most() -> None:

@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import re
+from pathlib import Path
+from typing import get_args
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -238,3 +242,15 @@ def test_the_template_takes_days_and_minutes() -> None:
 )
 def test_a_rule_knows_when_it_reads_events(condition: Condition, raw: bool) -> None:
     assert reads_events(condition) is raw
+
+
+def test_the_documented_rule_is_one_and_every_type_is_documented() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "audiences.md").read_text()
+    [example] = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    assert len(rule.from_toml(example).conditions()) == 4
+    kinds = {kind.__struct_config__.tag: kind for kind in get_args(Condition)}
+    rows = re.findall(r"^\| `.*$", text, re.MULTILINE)
+    documented = {name: row for row in rows for name in re.findall(r"`(\w+)`", row.split("|")[1]) if name != "type"}
+    assert set(documented) == set(kinds)
+    for name, kind in kinds.items():
+        assert all(f"`{field}`" in documented[name] for field in kind.__struct_fields__), name

@@ -225,7 +225,6 @@ class _Text:
         self._facts: dict[tuple[str, str], str] = {}
         self._lookups: dict[str, str] = {}
         self._figures: dict[str, str] = {}
-        self._now = self._bound("UInt32", self._now_s, "now")
         self._parts: dict[type[Condition], Callable[[Any], _Part]] = {
             Did: self._did,
             Engaged: self._engaged,
@@ -328,6 +327,10 @@ class _Text:
         name = name or f"p_{_slug(kind)}_{len(self.params)}"
         self.params[name] = value
         return f"{{{name}:{kind}}}"
+
+    @property
+    def _now(self) -> str:
+        return self._bound("UInt32", self._now_s, "now")
 
     def _since(self, name: str, ago_s: int) -> str:
         return f"toDateTime({self._bound('UInt32', max(0, self._now_s - ago_s), name)})"
