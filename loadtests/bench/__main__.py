@@ -1,4 +1,4 @@
-"""How fast `collect` is beside its peers, what it does past its limit, and where its time goes.
+"""How fast `collect` is beside its peers, what it does past its limit, where its time goes; how fast `load` is.
 
 Real servers, real Kafka, on this machine's loopback: the server has one core, the load generator the other, Kafka
 both. docs/benchmarks.md says what is measured and how.
@@ -16,7 +16,7 @@ from dataclasses import asdict
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from loadtests.bench import collect, overload, profile
+from loadtests.bench import collect, load, overload, profile
 from loadtests.bench.parts import Fault
 
 if TYPE_CHECKING:
@@ -56,6 +56,13 @@ def parser() -> argparse.ArgumentParser:
 
     three = _command(commands, "profile", _profile, "a flame graph of ours under wrk, and its busiest functions")
     three.add_argument("--seconds", type=_seconds, default=15.0, help="of one recording; there are two (default 15)")
+
+    four = _command(
+        commands, "load", _load, "the log through load into ClickHouse, and the same bytes inserted directly"
+    )
+    four.add_argument("--events", type=_events, default=200_000, help="of one run (default 200000)")
+    four.add_argument("--rounds", type=_count, default=3, help="of both (default 3)")
+    four.add_argument("--log", choices=("kafka", "journal"), default="kafka", help="default kafka")
     return made
 
 
@@ -104,6 +111,15 @@ def _profile(options: argparse.Namespace, command: str) -> int:
     return _end(options, {"functions": [asdict(each) for each in found[: profile.ROWS]]}, [])
 
 
+def _load(options: argparse.Namespace, command: str) -> int:
+    outcome = load.run(load.Options(options.events, options.rounds, options.log, dict(options.settings)))
+    shown = load.shown(outcome)
+    print(shown, file=sys.stderr)
+    if options.write:
+        collect.write(f"{collect.circumstances(command)}\n\n{shown}", "load")
+    return _end(options, outcome.result, [])
+
+
 def _end(options: argparse.Namespace, result: dict[str, Any], faults: Sequence[str]) -> int:
     for fault in faults:
         print(f"scripts/bench: {fault}", file=sys.stderr)
@@ -123,6 +139,13 @@ def _count(text: str) -> int:
     value = int(text)
     if not 1 <= value <= 100:
         raise ValueError
+    return value
+
+
+def _events(text: str) -> int:
+    value = int(text)
+    if not 50_000 <= value <= 100_000_000:
+        raise argparse.ArgumentTypeError("50,000 at least: the first block of each partition does not count")
     return value
 
 

@@ -64,15 +64,22 @@ class Process:
 
 
 @contextmanager
-def running(command: Sequence[str], *, core: int, port: int, log: Path, env: Mapping[str, str]) -> Iterator[Process]:
-    """A server on one core while the block runs, from when it accepts connections on `port`.
+def running(
+    command: Sequence[str], *, core: int | None, port: int, log: Path, env: Mapping[str, str]
+) -> Iterator[Process]:
+    """A server on one core (None: on any) while the block runs, from when it accepts connections on `port`.
 
     Raises:
         Fault: it ended or did not listen in time; the message holds the end of its output.
     """
     with log.open("ab") as output:
         child = subprocess.Popen(
-            pinned([core], command), stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=dict(env), cwd=ROOT
+            command if core is None else pinned([core], command),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env=dict(env),
+            cwd=ROOT,
         )
     try:
         _await_port(child, port, log)

@@ -18,28 +18,36 @@ def stored(offset: int, value: bytes | None = None) -> Stored:
     return Stored(offset, good if value is None else value, 1_700_000_000_500)
 
 
+def judged(*records: Stored) -> list[batch.Judged]:
+    return [batch.Judged(record, deadletter.CHECKS[EVENTS](record.value)) for record in records]
+
+
+def pending(max_rows: int, max_bytes: int = 1 << 20) -> batch.Pending:
+    return batch.Pending(max_rows=max_rows, max_bytes=max_bytes, is_valid=deadletter.CHECKS[EVENTS])
+
+
 def intent(last: int) -> Intent:
     return Intent(last=last, rollup_version=3, format=deadletter.FORMAT)
 
 
 def test_a_row_is_the_records_own_bytes_behind_its_position() -> None:
     record = stored(7)
-    block = batch.build(EVENTS_2, [record], intent(7), SECRET)
+    block = batch.build(EVENTS_2, judged(record), intent(7), SECRET)
     assert block.rows == b'{"k_partition":2,"k_offset":7,"rollup_version":3,' + record.value[1:]
     assert (block.good, block.bad, block.dead) == (1, 0, b"")
 
 
 def test_the_token_names_range_and_content() -> None:
     records = [stored(5), stored(9)]
-    block = batch.build(EVENTS_2, records, intent(9), SECRET)
+    block = batch.build(EVENTS_2, judged(*records), intent(9), SECRET)
     assert block.token.startswith("pinstream.events:2:5-9:")
-    other = batch.build(EVENTS_2, [stored(5), stored(9, b"{}")], intent(9), SECRET)
+    other = batch.build(EVENTS_2, judged(stored(5), stored(9, b"{}")), intent(9), SECRET)
     assert other.token != block.token
-    assert batch.build(EVENTS_2, list(records), intent(9), SECRET) == block
+    assert batch.build(EVENTS_2, judged(*records), intent(9), SECRET) == block
 
 
 def test_bad_records_leave_a_reason_and_a_hash_and_no_payload() -> None:
-    block = batch.build(EVENTS_2, [stored(1), stored(2, b'{"event":"secret@example.com"}')], intent(2), SECRET)
+    block = batch.build(EVENTS_2, judged(stored(1), stored(2, b'{"event":"secret@example.com"}')), intent(2), SECRET)
     assert (block.good, block.bad) == (1, 1)
     row = json.loads(block.dead)
     assert row["k_offset"] == 2
@@ -80,36 +88,36 @@ def test_what_our_encoder_writes_is_good() -> None:
 
 
 def test_a_block_is_due_when_full_or_after_the_interval() -> None:
-    pending = batch.Pending(max_rows=3, max_bytes=1 << 20)
-    assert not pending.due(100.0, 1.0)
-    pending.add([stored(0)])
-    assert pending.due(100.0, 1.0)
-    pending.inserted_at = 99.5
-    assert not pending.due(100.0, 1.0)
-    pending.add([stored(1), stored(2)])
-    assert pending.full
-    assert pending.due(99.6, 1.0)
+    waiting = pending(3)
+    assert not waiting.due(100.0, 1.0)
+    waiting.add([stored(0)])
+    assert waiting.due(100.0, 1.0)
+    waiting.inserted_at = 99.5
+    assert not waiting.due(100.0, 1.0)
+    waiting.add([stored(1), stored(2)])
+    assert waiting.full
+    assert waiting.due(99.6, 1.0)
 
 
 def test_a_block_is_cut_at_rows_and_at_bytes_but_never_empty() -> None:
-    pending = batch.Pending(max_rows=2, max_bytes=1 << 20)
-    pending.add([stored(n) for n in range(5)])
-    assert [record.offset for record in pending.take()] == [0, 1]
+    waiting = pending(2)
+    waiting.add([stored(n) for n in range(5)])
+    assert [record.offset for record, _ in waiting.take()] == [0, 1]
     one = len(stored(0).value)
-    pending.max_rows, pending.max_bytes = 100, one * 2
-    assert [record.offset for record in pending.take()] == [2, 3]
-    pending.max_bytes = 1
-    assert [record.offset for record in pending.take()] == [4]
-    assert pending.bytes_held == 0
+    waiting.max_rows, waiting.max_bytes = 100, one * 2
+    assert [record.offset for record, _ in waiting.take()] == [2, 3]
+    waiting.max_bytes = 1
+    assert [record.offset for record, _ in waiting.take()] == [4]
+    assert waiting.bytes_held == 0
 
 
 def test_a_replay_takes_exactly_the_intents_range() -> None:
-    pending = batch.Pending(max_rows=2, max_bytes=1)
-    pending.add([stored(n) for n in (3, 4, 8, 9)])
-    assert pending.holds(8)
-    assert not pending.holds(10)
-    assert [record.offset for record in pending.take(8)] == [3, 4, 8]
-    assert [record.offset for record in pending.records] == [9]
+    waiting = pending(2, 1)
+    waiting.add([stored(n) for n in (3, 4, 8, 9)])
+    assert waiting.holds(8)
+    assert not waiting.holds(10)
+    assert [record.offset for record, _ in waiting.take(8)] == [3, 4, 8]
+    assert [record.offset for record, _ in waiting.records] == [9]
 
 
 def test_the_writer_is_left_half_idle() -> None:

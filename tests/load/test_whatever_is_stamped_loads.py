@@ -51,9 +51,11 @@ async def test_any_event_that_is_stamped_loads_and_reads_back_equal(warehouse: W
     offsets = count()
     expected: dict[int, Any] = {}
     for values in filter(None, blocks):
+        check = deadletter.CHECKS[EVENTS]
         stored = [Stored(next(offsets), value, 1) for value in values]
+        judged = [batch.Judged(record, check(record.value)) for record in stored]
         intent = Intent(last=stored[-1].offset, rollup_version=schema.ROLLUP_VERSION, format=deadletter.FORMAT)
-        block = batch.build(Partition(EVENTS, 0), stored, intent, b"key")
+        block = batch.build(Partition(EVENTS, 0), judged, intent, b"key")
         assert (block.good, block.bad) == (len(values), 0)
         await warehouse.insert("events", schema.insert_columns("events"), block.rows, token=block.token)
         expected |= {each.offset: comparable(msgspec.json.decode(each.value, type=Event)) for each in stored}

@@ -6,7 +6,7 @@ lets ClickHouse drop a block it has and repair one it has half.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 from zlib import crc32
 
@@ -14,6 +14,13 @@ from msgspec import Struct
 
 from pinstream.eventlog.contract import Intent, Partition, Stored
 from pinstream.load import deadletter
+
+
+class Judged(NamedTuple):
+    """A record, and whether it loads."""
+
+    record: Stored
+    valid: bool
 
 
 class Block(NamedTuple):
@@ -29,15 +36,13 @@ class Block(NamedTuple):
     bad: int
 
 
-def build(partition: Partition, records: Sequence[Stored], intent: Intent, secret: bytes) -> Block:
+def build(partition: Partition, records: Sequence[Judged], intent: Intent, secret: bytes) -> Block:
     """The block of `records`, which are all of the partition's records from its position up to `intent.last`."""
     rows: list[bytes] = []
     dead: list[bytes] = []
     checksum = 0
-    is_valid = deadletter.CHECKS[partition.topic]
-    for record in records:
+    for record, valid in records:
         checksum = crc32(record.value, checksum)
-        valid = is_valid(record.value)
         payload = record.value if valid else deadletter.rejection(partition.topic, record, secret)
         spliced = b'{"k_partition":%d,"k_offset":%d,"rollup_version":%d,%s' % (
             partition.number,
@@ -46,7 +51,7 @@ def build(partition: Partition, records: Sequence[Stored], intent: Intent, secre
             payload[1:],
         )
         (rows if valid else dead).append(spliced)
-    token = f"{partition.topic}:{partition.number}:{records[0].offset}-{intent.last}:{checksum:08x}"
+    token = f"{partition.topic}:{partition.number}:{records[0].record.offset}-{intent.last}:{checksum:08x}"
     return Block(token, b"\n".join(rows), len(rows), b"\n".join(dead), len(dead))
 
 
@@ -55,13 +60,15 @@ class Pending(Struct):
 
     max_rows: int
     max_bytes: int
-    records: list[Stored] = []
+    is_valid: Callable[[bytes], bool]
+    records: list[Judged] = []
     bytes_held: int = 0
     inserted_at: float = float("-inf")
     """Seconds on the caller's clock when the block before was inserted."""
 
     def add(self, records: Sequence[Stored]) -> None:
-        self.records.extend(records)
+        """Take what was read. It is judged here, so that this is done while the block before is inserted."""
+        self.records += [Judged(record, self.is_valid(record.value)) for record in records]
         self.bytes_held += sum(len(record.value) for record in records)
 
     @property
@@ -75,18 +82,18 @@ class Pending(Struct):
 
     def holds(self, last: int) -> bool:
         """Is everything up to offset `last` here?"""
-        return bool(self.records) and self.records[-1].offset >= last
+        return bool(self.records) and self.records[-1].record.offset >= last
 
-    def take(self, last: int | None = None) -> list[Stored]:
+    def take(self, last: int | None = None) -> list[Judged]:
         """Remove and give the next block: up to offset `last`, else up to the bounds (one record at least)."""
-        end = self._end_of_block() if last is None else sum(record.offset <= last for record in self.records)
+        end = self._end_of_block() if last is None else sum(record.offset <= last for record, _ in self.records)
         taken, self.records = self.records[:end], self.records[end:]
-        self.bytes_held -= sum(len(record.value) for record in taken)
+        self.bytes_held -= sum(len(record.value) for record, _ in taken)
         return taken
 
     def _end_of_block(self) -> int:
         total = 0
-        for index, record in enumerate(self.records[: self.max_rows]):
+        for index, (record, _) in enumerate(self.records[: self.max_rows]):
             total += len(record.value)
             if total > self.max_bytes and index:
                 return index

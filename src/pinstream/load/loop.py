@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
 from typing import Any, Final, TypeVar
@@ -33,6 +33,8 @@ T = TypeVar("T")
 GROUP: Final = "load"
 TOPICS: Final = (event.EVENTS, event.ENGAGEMENTS, event.REJECTED)
 POLL_S: Final = 0.2
+READ_AHEAD_S: Final = 0.02
+"""Between two looks for records while a block is inserted."""
 LOOK_S: Final = 15.0
 """Between two looks at how far the log is ahead."""
 FLIP_S: Final = 0.5
@@ -135,12 +137,9 @@ class Loader:
     async def _turn(self, consumer: Consumer) -> None:
         if consumer.generation != self._generation:
             await self._take_over(consumer)
-        full = frozenset(partition for partition, lane in self._lanes.items() if self._reads_enough(lane))
-        got = await consumer.poll(timeout_s=POLL_S, max_records=self._settings.block_rows, paused=full)
+        await self._read(consumer, POLL_S)
         if consumer.generation != self._generation:
             return
-        for partition, records in got.items():
-            self._lanes[partition].pending.add(records)
         for partition, lane in list(self._lanes.items()):
             if not lane.replay and lane.version < self._flip.version:
                 await self._close(consumer, partition, lane, self._flip.version)
@@ -148,6 +147,18 @@ class Loader:
                 await self._load_block(consumer, partition, lane)
             elif self._idle(lane):
                 await self._acknowledge(consumer, partition, lane)
+
+    async def _read(self, consumer: Consumer, timeout_s: float) -> None:
+        """Buffer what comes next in the partitions whose next block is not all here; under a new generation nothing."""
+        paused = self._full if consumer.generation == self._generation else consumer.assignment()
+        got = await consumer.poll(timeout_s=timeout_s, max_records=self._settings.block_rows, paused=paused)
+        if consumer.generation == self._generation:
+            for partition, records in got.items():
+                self._lanes[partition].pending.add(records)
+
+    @property
+    def _full(self) -> frozenset[Partition]:
+        return frozenset(partition for partition, lane in self._lanes.items() if self._reads_enough(lane))
 
     async def _watch(self) -> None:
         """Measure how far the log is ahead, whatever the loop is waiting for."""
@@ -204,7 +215,11 @@ class Loader:
             self._flip = max(self._flip, flip)
             start = starting_offset(partition, position, bounds, newest)
             consumer.seek(partition, start)
-            pending = batch.Pending(max_rows=self._settings.block_rows, max_bytes=self._settings.block_bytes)
+            pending = batch.Pending(
+                max_rows=self._settings.block_rows,
+                max_bytes=self._settings.block_bytes,
+                is_valid=deadletter.CHECKS[partition.topic],
+            )
             version = position.intent.rollup_version if position.intent else 0
             self._lanes[partition] = Lane(pending, replay=_open(position), position=start, version=version)
             logger.info("Loading %s/%d from offset %d", partition.topic, partition.number, start)
@@ -229,22 +244,22 @@ class Loader:
             metrics.REPLAYED.inc()
         else:
             records = lane.pending.take()
-            intent = Intent(last=records[-1].offset, rollup_version=lane.version, format=deadletter.FORMAT)
+            intent = Intent(last=records[-1].record.offset, rollup_version=lane.version, format=deadletter.FORMAT)
         block = batch.build(partition, records, intent, self._secret)
         if not lane.replay:
             self._refuse_a_bad_deploy(partition, block)
-            await self._commit(consumer, partition, records[0].offset, intent)
+            await self._commit(consumer, partition, records[0].record.offset, intent)
             lane.acknowledged = True  # that commit acknowledged the block before
         started = self._clock()
         await self._insert(
-            consumer, partition, block, partial(self._prove, consumer, partition, records[0].offset, intent)
+            consumer, partition, block, partial(self._prove, consumer, partition, records[0].record.offset, intent)
         )
         self._insert_s = 0.8 * self._insert_s + 0.2 * (self._clock() - started)
         lane.replay = None
         lane.position = intent.last + 1
         lane.acknowledged = False
         lane.pending.inserted_at = self._clock()
-        self._measure(partition, block, records)
+        self._measure(partition, block, records[-1].record)
 
     def _refuse_a_bad_deploy(self, partition: Partition, block: batch.Block) -> None:
         """Raise Fatal if too many of the latest records are bad. Small blocks are judged together with those before."""
@@ -292,7 +307,7 @@ class Loader:
         generation: int,
         prove: Callable[[], Awaitable[None]] | None = None,
     ) -> T:
-        """Do it until it succeeds; meanwhile keep polling, with everything paused, to stay in the group.
+        """Do it until it succeeds; meanwhile read ahead, a block of each partition, and so stay in the group.
 
         Raises:
             _Stopped: told to stop before it succeeded.
@@ -330,10 +345,10 @@ class Loader:
     async def _poll_while(self, consumer: Consumer, task: asyncio.Future[Any]) -> None:
         try:
             while not task.done():
-                await asyncio.wait([task], timeout=1.0)
+                await asyncio.wait([task], timeout=1.0 if self._full == consumer.assignment() else READ_AHEAD_S)
                 if not task.done():
                     with suppress(Retryable):
-                        await consumer.poll(timeout_s=0, max_records=1, paused=consumer.assignment())
+                        await self._read(consumer, 0)
         except BaseException:
             task.cancel()
             raise
@@ -386,11 +401,11 @@ class Loader:
                 self._waiting_for = None
                 return
 
-    def _measure(self, partition: Partition, block: batch.Block, records: Sequence[Stored]) -> None:
+    def _measure(self, partition: Partition, block: batch.Block, newest: Stored) -> None:
         metrics.LOADED.labels(partition.topic).inc(block.good)
         metrics.DEAD_LETTERS.labels("bad_record").inc(block.bad)
         metrics.INSERT_MS.observe(self._insert_s * 1000)
-        metrics.FRESHNESS_S.observe(max(0.0, time.time() - records[-1].appended_ms / 1000))
+        metrics.FRESHNESS_S.observe(max(0.0, time.time() - newest.appended_ms / 1000))
 
 
 def starting_offset(partition: Partition, position: Position, bounds: Bounds, newest: int | None) -> int:

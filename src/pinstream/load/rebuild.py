@@ -85,14 +85,16 @@ class _Rebuild:
     async def run(self) -> Rebuilt:
         started = time.monotonic()
         await rollup.begin(self._warehouse, self._name)
-        filled_to, took_s = 0, float("inf")
-        while took_s > SHORT_S and self._done.rounds < MAX_ROUNDS:
+        filled_to = 0
+        while self._done.rounds < MAX_ROUNDS:
             end = await self._step(open=True)
             await self._taken_up(end)
             round_started = time.monotonic()
             await self._fill(filled_to, end)
-            filled_to, took_s = end, time.monotonic() - round_started
+            filled_to = end
             self._done.rounds += 1
+            if time.monotonic() - round_started <= SHORT_S:
+                break
         held = time.monotonic()
         await self._take_its_place(filled_to)
         self._done.held_ms = int((time.monotonic() - held) * 1000)
