@@ -39,7 +39,7 @@ from pinstream.warehouse.migrate import migrate
 
 BIN: Final = Path(sys.executable).parent
 PASSWORD: Final = "bench"
-LOOK_S: Final = 0.02
+LOOK_S: Final = 0.1
 REST_S: Final = 20.0
 STALL_S: Final = 60.0
 """Nothing came for so long: the run is over."""
@@ -152,7 +152,8 @@ async def _rounds(options: Options, home: Path, settings: WarehouseSettings, boo
                     found["direct"] = await _direct(direct, events, block_rows, number * options.events)
                 else:
                     await _append(log, events)
-                    found["load"], found["rss_mb"] = await _loaded(loaded, len(events), home, env)
+                    rest = (broker.PARTITIONS if bootstrap else 1) * block_rows
+                    found["load"], found["rss_mb"] = await _loaded(loaded, len(events), rest, home, env)
             one = Round(found["load"], found["direct"], found["rss_mb"])
             rounds.append(one)
             progress(
@@ -254,12 +255,18 @@ async def _direct(warehouse: Warehouse, events: list[Record], block_rows: int, f
     return (len(events) - blocks[0].good) / seconds
 
 
-async def _loaded(warehouse: Warehouse, count: int, home: Path, env: Mapping[str, str]) -> tuple[float, float]:
-    """Rows a second of a loader that finds `count` events in the log, from its first block on; its memory in MB."""
+async def _loaded(
+    warehouse: Warehouse, count: int, rest: int, home: Path, env: Mapping[str, str]
+) -> tuple[float, float]:
+    """Rows a second of a loader that finds `count` events in the log, and its memory in MB.
+
+    Timed are whole blocks after the first one: the last `rest` wait for more to come, as they should.
+    """
     port, log, before = free_port(), home / "load.log", await _counted(warehouse)
     env = {**env, "PINSTREAM_LOAD__OPS_PORT": str(port)}
     with running([str(BIN / "pinstream"), "load"], core=None, port=port, log=log, env=env) as process:
         first: tuple[float, int] | None = None
+        last: tuple[float, int] | None = None
         seen, seen_at, rss_bytes = 0, time.perf_counter(), 0
         while seen < count:
             await asyncio.sleep(LOOK_S)
@@ -268,11 +275,13 @@ async def _loaded(warehouse: Warehouse, count: int, home: Path, env: Mapping[str
             if there > seen:
                 seen, seen_at = there, now
                 first = first or (now, seen)
+                last = last if last and last[1] >= count - rest else (now, seen)
             elif now - seen_at > STALL_S:
                 raise Fault(f"load stopped at {seen:,} of {count:,} events:\n{log.read_text()[-2000:]}")
         assert first
+        assert last
         await _whole(warehouse, before + count)
-        return (seen - first[1]) / (seen_at - first[0]), rss_bytes / 2**20
+        return (last[1] - first[1]) / (last[0] - first[0]), rss_bytes / 2**20
 
 
 async def _counted(warehouse: Warehouse) -> int:

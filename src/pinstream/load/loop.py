@@ -137,7 +137,7 @@ class Loader:
     async def _turn(self, consumer: Consumer) -> None:
         if consumer.generation != self._generation:
             await self._take_over(consumer)
-        await self._read(consumer, POLL_S)
+        await self._read(consumer, 0 if any(map(self._due, self._lanes.values())) else POLL_S)
         if consumer.generation != self._generation:
             return
         for partition, lane in list(self._lanes.items()):
