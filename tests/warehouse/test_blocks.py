@@ -328,7 +328,7 @@ async def test_the_last_word_on_consent_counts(
         ]
         for record in said:
             await Blocks(warehouse).insert(event.EVENTS, rows(record), token=f"{order} {record.event_id}")
-        assert (await profile(warehouse, 5))["consent"][1] == consent
+        assert (await profile(warehouse, 5))["consent"] % 4 == consent
         await warehouse.command("TRUNCATE TABLE visitor_profile")
 
 
@@ -338,7 +338,7 @@ async def test_a_withdrawal_changes_nothing_but_consent(warehouse: Warehouse) ->
     await Blocks(warehouse).insert(event.EVENTS, rows(gone), token="a")
     got = await profile(warehouse, 5)
     assert (got["first_seen"].year, got["last_seen"].year, got["em"][1], got["epik"][1]) == (2106, 1970, bytes(32), "")
-    assert got["consent"][1] == 2
+    assert got["consent"] % 4 == 2
 
 
 async def test_a_withdrawal_with_hashes_leads_to_its_person(warehouse: Warehouse) -> None:

@@ -80,7 +80,10 @@ WITH
 """`device`: which visitors an e-mail has. A row may come more than once: only aggregates that do not mind are used."""
 _ONE_PERSON: Final = " AND id_value = unhex({em:String})"
 
-_CONSENT: Final = "maxIf(profile.consent, profile.consent.2 = 2 OR (profile.consent.2 = 1 AND NOT profile.shared)).2"
+_CONSENT: Final = (
+    "bitAnd(maxIf(profile.consent, bitAnd(profile.consent, 3) = 2 OR (bitAnd(profile.consent, 3) = 1 "
+    "AND NOT profile.shared)), 3)"
+)
 _ERASED: Final = "SELECT toFixedString(id_value, 32) AS em FROM erased WHERE site_id = {site:UInt32} AND id_type = 'em'"
 _ERASED_VISITOR: Final = (
     "SELECT toUInt64OrZero(id_value) FROM erased WHERE site_id = {site:UInt32} AND id_type = 'visitor'"
@@ -289,7 +292,7 @@ class _Text:
         )
 
     def _visitors(self) -> str:
-        return f"  SELECT *, consent.2 AS word FROM (\n{self._profile()})"
+        return f"  SELECT *, bitAnd(consent, 3) AS word FROM (\n{self._profile()})"
 
     def _profile(self, *columns: str, one_person: bool = False) -> str:
         """A row a visitor: its consent, `columns` and the facts."""
@@ -515,8 +518,7 @@ class _Text:
     def _known(self, _: Known) -> _Part:
         if self._level == "person":
             return _Part("1", "1")
-        known = self._fact("profile.em.2 != toFixedString('', 32)", "any")
-        return _Part(known, f"toUInt32({known})")
+        return self._one_of("SELECT visitor_id FROM identity WHERE site_id = {site:UInt32} AND id_type = 'em'")
 
     def _on_list(self, condition: OnList) -> _Part:
         """A person by the e-mail itself, or by a phone or external id of one of the own devices."""

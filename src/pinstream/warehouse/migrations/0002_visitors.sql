@@ -35,8 +35,8 @@ CREATE TABLE IF NOT EXISTS visitor_profile{on_cluster}
         COMMENT 'Latest e-mail hash: (when, SHA-256); zeros = none',
     epik SimpleAggregateFunction(max, Tuple(DateTime64(3, 'UTC'), String))
         COMMENT 'Latest click id of Pinterest: (when, id); empty = none',
-    consent SimpleAggregateFunction(max, Tuple(DateTime64(3, 'UTC'), UInt8))
-        COMMENT 'Latest word on consent: (when, 0 unknown, 1 yes, 2 no)',
+    consent SimpleAggregateFunction(max, UInt64)
+        COMMENT 'Latest word on consent: milliseconds since 1970 x 4 + word (0 unknown, 1 yes, 2 no); bitAnd(consent, 3)',
     orders SimpleAggregateFunction(maxMap, Map(UInt64, Decimal(18, 4)))
         COMMENT 'Hash of the order id (of the event where it has none) -> value',
     order_at SimpleAggregateFunction(minMap, Map(UInt64, UInt32))
@@ -82,8 +82,9 @@ SELECT
         (toDateTime64(0, 3, 'UTC'), toFixedString('', 32)))) AS em,
     max(if(seen AND epik != '', (event_time, epik), (toDateTime64(0, 3, 'UTC'), ''))) AS epik,
     -- an event that was kept back and comes after a withdrawal must not overrule it: a yes is as old as its event
-    max(if(word > 0, (if(word = 1, least(event_time, received_at), received_at), toUInt8(word)),
-        (toDateTime64(0, 3, 'UTC'), toUInt8(0)))) AS consent,
+    -- one number, because a tuple of the two takes ten times as long to merge
+    max(if(word = 0, 0,
+        4 * toUnixTimestamp64Milli(if(word = 1, least(event_time, received_at), received_at)) + word)) AS consent,
     maxMapIf(map(order_key, value), ordered) AS orders,
     minMapIf(map(order_key, toUnixTimestamp(at)), ordered) AS order_at,
     maxMapIf(map(order_key, reinterpretAsUInt32(toString(currency))), ordered) AS order_currency,
