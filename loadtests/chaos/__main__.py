@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from loadtests.chaos import load
 from loadtests.chaos.disk import CAN_FILL, Tmpfs
 from loadtests.chaos.faults import KINDS, QUICK, Fault, Pace, plan
 from loadtests.chaos.parts import PartFault
@@ -84,7 +85,7 @@ def say(line: str) -> None:
 
 def _options() -> tuple[Options, bool, bool]:
     parser = argparse.ArgumentParser("scripts/chaos", description=DESCRIPTION, formatter_class=_Formatter)
-    parser.add_argument("scenario", choices=["collect"])
+    parser.add_argument("scenario", choices=["collect", "load"], help="load has options of its own: load --help")
     parser.add_argument("--kills", type=int, default=20, help="faults at random moments (20)")
     parser.add_argument("--kinds", default=",".join(KINDS), help="only these, with commas between them (all)")
     parser.add_argument("--quick", action="store_true", help="short faults and pauses")
@@ -140,4 +141,4 @@ def _summary(outcome: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(load.main(sys.argv[2:]) if sys.argv[1:2] == ["load"] else main())
