@@ -243,13 +243,9 @@ class _Shop:
     async def difference(self) -> int:
         """Of two large sets, by the query a sync uses: how many differ."""
         target = Target(site_id=SITE, audience_id=1, run_id=1)
-        counts = await membership.counts(self.warehouse, target)
         found = 0
-        for operation in ("REMOVE", "ADD"):
-            async for page in membership.difference(self.warehouse, target, operation, CHUNK):  # type: ignore[arg-type]
-                found += len(page) // 32
-        if found != counts.adds + counts.removes:
-            raise Fault(f"The difference has {found} people, and counts as {counts}.")
+        async for _, page in membership.difference(self.warehouse, target, CHUNK):
+            found += len(page) // 32
         return found
 
     async def difference_in_python(self) -> int:

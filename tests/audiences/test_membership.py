@@ -68,7 +68,8 @@ async def members(warehouse: Warehouse, aim: Target) -> list[bytes]:
 async def pages(
     warehouse: Warehouse, aim: Target, operation: Operation, size: int = 10, only: Query | None = None
 ) -> list[bytes]:
-    return [page async for page in membership.difference(warehouse, aim, operation, size, only=only)]
+    found = membership.difference(warehouse, aim, size, removes_of=only)
+    return [page async for each, page in found if each == operation]
 
 
 def split(*found: bytes) -> list[bytes]:
@@ -106,6 +107,26 @@ async def test_pages_hold_whole_chunks(
         found = await pages(warehouse, aim, "ADD", size=2)
     assert [len(page) // 32 for page in found] == sizes
     assert split(*found) == sorted(map(person, range(count)))
+
+
+@pytest.mark.parametrize("removes", range(0, 9))
+@pytest.mark.parametrize("adds", [0, 1, 6, 7])
+async def test_removals_come_first_and_each_operation_in_whole_chunks(
+    warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch, removes: int, adds: int
+) -> None:
+    """Wherever a page ends: in the removals, between the two, in the additions."""
+    monkeypatch.setattr(membership, "CHUNKS_A_PAGE", 2)
+    aim = target()
+    gone, new, stays = range(100, 100 + removes), range(200, 200 + adds), (1, 2)
+    await membership.record(warehouse, aim, chunk("ADD", *gone, *stays), NOW_MS)
+    async with membership.desired(warehouse, aim, people(*new, *stays)):
+        found = [page async for page in membership.difference(warehouse, aim, 3)]
+    operations = [operation for operation, _ in found]
+    assert operations == sorted(operations, reverse=True)
+    for operation, wanted in (("REMOVE", gone), ("ADD", new)):
+        pages = [page for each, page in found if each == operation]
+        assert split(*pages) == sorted(map(person, wanted))
+        assert all(len(page) % (3 * 32) == 0 for page in pages[:-1])
 
 
 async def test_other_audiences_sites_and_runs_do_not_mix(warehouse: Warehouse) -> None:

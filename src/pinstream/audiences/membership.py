@@ -6,6 +6,7 @@ accepted, and is written after each accepted chunk only.
 
 from __future__ import annotations
 
+import bisect
 import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -37,6 +38,8 @@ GROUP BY em
 """`sides`: 1 = wanted only, 2 = member only, 3 = both. A snapshot written twice changes nothing."""
 
 _SIDE: Final[dict[Operation, int]] = {"ADD": 1, "REMOVE": 2}
+_ROW_BYTES: Final = 1 + MEMBER_BYTES
+"""A row of a difference as RowBinary: its side, its hash."""
 
 
 class Target(Struct, frozen=True, kw_only=True):
@@ -117,28 +120,48 @@ async def count_removes(warehouse: Warehouse, target: Target, *, only: Query) ->
 
 
 async def difference(
-    warehouse: Warehouse, target: Target, operation: Operation, chunk_members: int, *, only: Query | None = None
-) -> AsyncIterator[bytes]:
-    """Whom to add, or to remove (`only` those of a query), in order, as pages of hashes of 32 bytes each.
+    warehouse: Warehouse, target: Target, chunk_members: int, *, removes_of: Query | None = None
+) -> AsyncIterator[tuple[Operation, bytes]]:
+    """Whom to remove, then whom to add, in order, as pages of hashes of 32 bytes each; one query a page.
 
-    Every page but the last holds a whole number of chunks.
+    Every page but an operation's last holds a whole number of chunks. `removes_of`: only removals, of these people.
     """
     limit = chunk_members * CHUNKS_A_PAGE
-    narrowed = f"AND em IN ({only.sql})" if only else ""
+    chunk_bytes = chunk_members * MEMBER_BYTES
+    narrowed = f"AND em IN ({removes_of.sql})" if removes_of else ""
     sql = (
-        f"SELECT em FROM ({_SIDES} HAVING sides = {{side:UInt8}}) "  # noqa: S608
-        f"WHERE em > toFixedString(unhex({{after:String}}), {MEMBER_BYTES}) {narrowed} "
-        "ORDER BY em LIMIT {limit:UInt32}"
+        f"SELECT sides, em FROM ({_SIDES} HAVING sides {'= 2' if removes_of else '!= 3'}) "  # noqa: S608
+        "WHERE (sides < {side:UInt8} OR "
+        f"(sides = {{side:UInt8}} AND em > toFixedString(unhex({{after:String}}), {MEMBER_BYTES}))) {narrowed} "
+        "ORDER BY sides DESC, em LIMIT {limit:UInt32}"
     )
-    params = target.params() | (only.params if only else {}) | {"side": _SIDE[operation], "limit": limit}
-    after = ""
+    params = target.params() | (removes_of.params if removes_of else {}) | {"limit": limit}
+    side, after = _SIDE["REMOVE"], ""
+    left: dict[Operation, bytes] = {"REMOVE": b"", "ADD": b""}
     while True:
-        page = await warehouse.select_bytes(sql, params | {"after": after}, "RowBinary")
-        if page:
-            yield page
-        if len(page) < limit * MEMBER_BYTES:
+        rows = await warehouse.select_bytes(sql, params | {"side": side, "after": after}, "RowBinary")
+        last = len(rows) < limit * _ROW_BYTES
+        side, after = (rows[-_ROW_BYTES], rows[-MEMBER_BYTES:].hex()) if rows else (side, after)
+        for operation, found in _by_operation(rows).items():
+            left[operation] += found
+            over = last or (operation == "REMOVE" and side == _SIDE["ADD"])
+            whole = len(left[operation]) if over else len(left[operation]) // chunk_bytes * chunk_bytes
+            page, left[operation] = left[operation][:whole], left[operation][whole:]
+            if page:
+                yield operation, page
+        if last:
             return
-        after = page[-MEMBER_BYTES:].hex()
+
+
+def _by_operation(rows: bytes) -> dict[Operation, bytes]:
+    """The hashes of a page: removals stand before additions."""
+    count = len(rows) // _ROW_BYTES
+    removes = bisect.bisect_left(range(count), 1, key=lambda row: rows[row * _ROW_BYTES] == _SIDE["ADD"])
+    ranges: dict[Operation, range] = {"REMOVE": range(removes), "ADD": range(removes, count)}
+    return {
+        operation: b"".join(rows[row * _ROW_BYTES + 1 : (row + 1) * _ROW_BYTES] for row in each)
+        for operation, each in ranges.items()
+    }
 
 
 async def record(warehouse: Warehouse, target: Target, chunk: Chunk, acknowledged_ms: int) -> None:

@@ -36,7 +36,7 @@ from pinstream.pinterest.client import Client
 from pinstream.push import plan
 from pinstream.push.ledger import Ledger
 from pinstream.settings import Push, Settings
-from pinstream.state.runs import Chunk, Operation, Run
+from pinstream.state.runs import Chunk, Run
 from pinstream.state.store import Link, Store
 from pinstream.warehouse.client import Warehouse
 
@@ -140,11 +140,7 @@ class _Sync:
             counts = await self._counts(target, link)
             held = await self._held(target, counts, withdrawn, link)
             await self._ledger.note(run_id, counts, held)
-            if held or not audience.enabled:
-                await self._plan_chunks(target, "REMOVE", 0, only=withdrawn)
-            else:
-                first_add = await self._plan_chunks(target, "REMOVE", 0)
-                await self._plan_chunks(target, "ADD", first_add)
+            await self._plan_chunks(target, withdrawn if held or not audience.enabled else None)
         return held
 
     async def _counts(self, target: Target, link: Link) -> Counts:
@@ -164,14 +160,14 @@ class _Sync:
         asked = await membership.count_removes(self._parts.warehouse, target, only=withdrawn)
         return guard.held(members=counts.members, removes=counts.removes, asked=asked)
 
-    async def _plan_chunks(self, target: Target, operation: Operation, first: int, *, only: Query | None = None) -> int:
-        """Write down the chunks of one operation, numbered from `first`; gives the next number."""
-        size = self._parts.config.chunk_members
-        async for page in membership.difference(self._parts.warehouse, target, operation, size, only=only):
+    async def _plan_chunks(self, target: Target, removes_of: Query | None) -> None:
+        """Write down the chunks of the difference, removals first; or only the removals of these people."""
+        size, first = self._parts.config.chunk_members, 0
+        pages = membership.difference(self._parts.warehouse, target, size, removes_of=removes_of)
+        async for operation, page in pages:
             chunks = plan.chunks(target.run_id, operation, first, page, size)
             await self._ledger.plan(target.run_id, chunks)
             first += len(chunks)
-        return first
 
     # --- sending
 
