@@ -1,4 +1,5 @@
-"""How fast `collect` is beside its peers, what it does past its limit, where its time goes; how fast `load` is.
+"""How fast `collect` is beside its peers, what it does past its limit, where its time goes; how fast `load` and
+segments are.
 
 Real servers, real Kafka, on this machine's loopback: the server has one core, the load generator the other, Kafka
 both. docs/benchmarks.md says what is measured and how.
@@ -16,7 +17,7 @@ from dataclasses import asdict
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from loadtests.bench import collect, load, overload, profile
+from loadtests.bench import collect, load, overload, profile, segments
 from loadtests.bench.parts import Fault
 
 if TYPE_CHECKING:
@@ -63,6 +64,10 @@ def parser() -> argparse.ArgumentParser:
     four.add_argument("--events", type=_events, default=200_000, help="of one run (default 200000)")
     four.add_argument("--rounds", type=_count, default=3, help="of both (default 3)")
     four.add_argument("--log", choices=("kafka", "journal"), default="kafka", help="default kafka")
+
+    five = _command(commands, "segments", _segments, "the templates in one pass, and the same rules over raw events")
+    five.add_argument("--events", type=_events, default=1_000_000, help="of a year (default 1000000)")
+    five.add_argument("--rounds", type=_count, default=5, help="of all questions (default 5)")
     return made
 
 
@@ -117,6 +122,15 @@ def _load(options: argparse.Namespace, command: str) -> int:
     print(shown, file=sys.stderr)
     if options.write:
         collect.write(f"{collect.circumstances(command)}\n\n{shown}", "load")
+    return _end(options, outcome.result, [])
+
+
+def _segments(options: argparse.Namespace, command: str) -> int:
+    outcome = segments.run(segments.Options(options.events, options.rounds))
+    shown = segments.shown(outcome)
+    print(shown, file=sys.stderr)
+    if options.write:
+        collect.write(f"{collect.circumstances(command)}\n\n{shown}", "segments")
     return _end(options, outcome.result, [])
 
 

@@ -252,7 +252,7 @@ class _Shop:
         """The same by fetching both sides."""
         sides = []
         for table in (
-            "audience_desired WHERE site_id = 1 AND audience_id = 1 AND run_id = 1",
+            "audience_desired FINAL WHERE site_id = 1 AND audience_id = 1 AND run_id = 1",
             "audience_member FINAL WHERE site_id = 1 AND audience_id = 1 AND state = 1",
         ):
             found = await self.warehouse.select_bytes(f"SELECT em FROM {table}", fmt="RowBinary")
@@ -338,11 +338,20 @@ def shown(outcome: Outcome) -> str:
     totals = (found["one_pass_ms"], found["raw_total_ms"], found["person_one_pass_ms"], found["person_raw_total_ms"])
     rows.append(["all in one pass; raw: sum", *(f"{value:.0f}" for value in totals)])
     ratios = outcome.ratios()
-    goals = [["share of the other way's time", "measured", "goal", "stop line"]]
-    goals += [[name, f"{ratios[name]:.3f}", f"{goal:g}", f"{stop:g}"] for name, goal, stop in GOALS]
+    goals = [["share of the other way's time", "measured", "goal", "stop line", "verdict"]]
+    goals += [
+        [name, f"{ratios[name]:.3f}", f"{goal:g}", f"{stop:g}", _verdict(ratios[name], goal, stop)]
+        for name, goal, stop in GOALS
+    ]
     rest = (
         f"{outcome.events:,} events, {outcome.visitors:,} visitors, {found['bytes_per_event']:.0f} bytes an event on "
         f"disk. Difference: {found['diff_ms']:.0f} ms, in Python {found['python_diff_ms']:.0f} ms. Erasure of 1 "
         f"visitor {found['erase_1_ms']:.0f} ms, of 1,000 {found['erase_1000_ms']:.0f} ms."
     )
     return "\n".join([*report.markdown(rows), "", *report.markdown(goals), "", rest])
+
+
+def _verdict(share: float, goal: float, stop: float) -> str:
+    if share <= goal:
+        return "goal met"
+    return "stop line held" if share <= stop else "missed"

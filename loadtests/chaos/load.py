@@ -59,7 +59,7 @@ WEIGHTS: Final[Mapping[Kind, int]] = {"load_kill": 3, "warehouse_kill": 2, "answ
 TOPICS: Final = (EVENTS, ENGAGEMENTS)
 PASSWORD: Final = "chaos"
 BLOCK_ROWS: Final = 500
-READY_S: Final = 90.0
+READY_S: Final = 240.0
 GO_ON_S: Final = 20.0
 """After a fault, before most of the next ones, until something is loaded again."""
 SETTLE_S: Final = 600.0

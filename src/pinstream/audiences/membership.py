@@ -25,17 +25,20 @@ logger = logging.getLogger(__name__)
 CHUNKS_A_PAGE: Final = 50
 """Of a difference, fetched at a time: bounds memory to a few MB."""
 
-_SNAPSHOT: Final = """FROM audience_desired
+_SNAPSHOT: Final = """FROM audience_desired FINAL
   WHERE site_id = {site:UInt32} AND audience_id = {audience:UInt32} AND run_id = {run:UInt64}"""
 _SIDES: Final = f"""
-SELECT em, groupBitOr(side) AS sides FROM (
-  SELECT em, toUInt8(1) AS side {_SNAPSHOT}
-  UNION ALL
+SELECT em, toUInt8(wanted.side + member.side) AS sides
+FROM (SELECT em, toUInt8(1) AS side {_SNAPSHOT}) AS wanted
+FULL OUTER JOIN (
   SELECT em, toUInt8(2) AS side FROM audience_member FINAL
-  WHERE site_id = {{site:UInt32}} AND audience_id = {{audience:UInt32}} AND state = 1)
-GROUP BY em
+  WHERE site_id = {{site:UInt32}} AND audience_id = {{audience:UInt32}} AND state = 1) AS member USING (em)
+SETTINGS join_algorithm = 'full_sorting_merge', join_use_nulls = 0
 """  # noqa: S608 - constants
-"""`sides`: 1 = wanted only, 2 = member only, 3 = both. A snapshot written twice changes nothing."""
+"""`sides`: 1 = wanted only, 2 = member only, 3 = both. A snapshot written twice changes nothing.
+
+Both tables are sorted by the hash, so they are merged as they are read: less than half of what grouping them costs.
+"""
 
 _SIDE: Final[dict[Operation, int]] = {"ADD": 1, "REMOVE": 2}
 _ROW_BYTES: Final = 1 + MEMBER_BYTES
@@ -114,7 +117,7 @@ async def compare(warehouse: Warehouse, target: Target, wanted: Query, withdrawn
 
 async def count_removes(warehouse: Warehouse, target: Target, *, only: Query) -> int:
     """How many of the members to be removed are among `only`."""
-    sql = f"SELECT count() AS n FROM ({_SIDES} HAVING sides = 2) WHERE em IN ({only.sql})"  # noqa: S608
+    sql = f"SELECT count() AS n FROM ({_SIDES}) WHERE sides = 2 AND em IN ({only.sql})"  # noqa: S608
     [row] = await warehouse.select(sql, target.params() | only.params)
     return int(row["n"])
 
@@ -130,8 +133,8 @@ async def difference(
     chunk_bytes = chunk_members * MEMBER_BYTES
     narrowed = f"AND em IN ({removes_of.sql})" if removes_of else ""
     sql = (
-        f"SELECT sides, em FROM ({_SIDES} HAVING sides {'= 2' if removes_of else '!= 3'}) "  # noqa: S608
-        "WHERE (sides < {side:UInt8} OR "
+        f"SELECT sides, em FROM ({_SIDES}) WHERE sides {'= 2' if removes_of else '!= 3'} AND "  # noqa: S608
+        "(sides < {side:UInt8} OR "
         f"(sides = {{side:UInt8}} AND em > toFixedString(unhex({{after:String}}), {MEMBER_BYTES}))) {narrowed} "
         "ORDER BY sides DESC, em LIMIT {limit:UInt32}"
     )

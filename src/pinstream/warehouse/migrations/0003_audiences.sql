@@ -23,11 +23,11 @@ CREATE TABLE IF NOT EXISTS audience_desired{on_cluster}
     run_id UInt64 COMMENT 'Sync that evaluated the rule',
     em FixedString(32) COMMENT 'SHA-256 of the e-mail address' CODEC(ZSTD(1))
 )
-ENGINE = {engine MergeTree()}
+ENGINE = {engine ReplacingMergeTree()}
 PARTITION BY (audience_id, run_id)
 ORDER BY (site_id, em)
 SETTINGS {window}
-COMMENT 'Who should be a member, a snapshot a sync; its partition is dropped when the sync ends';
+COMMENT 'Who should be a member, a snapshot a sync, read with FINAL; its partition is dropped when the sync ends';
 
 CREATE TABLE IF NOT EXISTS audience_run{on_cluster}
 (
