@@ -1,7 +1,6 @@
-"""How fast `collect` is beside its peers, what it does past its limit, and where its time goes.
+"""How fast `collect` is beside its peers, what it does past its limit, where its time goes, and what the tag costs.
 
-Real servers, real Kafka, on this machine's loopback: the server has one core, the load generator the other, Kafka
-both. docs/benchmarks.md says what is measured and how.
+Real servers, real Kafka, real Chromium, on this machine's loopback. docs/benchmarks.md says what is measured and how.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from dataclasses import asdict
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from loadtests.bench import collect, overload, profile
+from loadtests.bench import collect, overload, profile, tag
 from loadtests.bench.parts import Fault
 
 if TYPE_CHECKING:
@@ -56,6 +55,11 @@ def parser() -> argparse.ArgumentParser:
 
     three = _command(commands, "profile", _profile, "a flame graph of ours under wrk, and its busiest functions")
     three.add_argument("--seconds", type=_seconds, default=15.0, help="of one recording; there are two (default 15)")
+
+    four = _command(commands, "tag", _tag, "pages left in Chromium, and the tag's time on their main thread; peers too")
+    four.add_argument("--leaves", type=_leaves, default=1000, help="pages that are left (default 1000)")
+    four.add_argument("--peer-leaves", type=_leaves, default=200, help="the same for each peer (default 200)")
+    four.add_argument("--peers", type=_peers, default=tag.PEERS, help="such as plausible,posthog; empty: none")
     return made
 
 
@@ -104,6 +108,16 @@ def _profile(options: argparse.Namespace, command: str) -> int:
     return _end(options, {"functions": [asdict(each) for each in found[: profile.ROWS]]}, [])
 
 
+def _tag(options: argparse.Namespace, command: str) -> int:
+    wanted = tag.Options(options.leaves, options.peer_leaves, options.peers, dict(options.settings))
+    found = tag.run(wanted)
+    shown = tag.shown(found)
+    print(shown, file=sys.stderr)
+    if options.write:
+        collect.write(f"{collect.circumstances(command)}\n\n{shown}", "tag")
+    return _end(options, tag.result(found), [])
+
+
 def _end(options: argparse.Namespace, result: dict[str, Any], faults: Sequence[str]) -> int:
     for fault in faults:
         print(f"scripts/bench: {fault}", file=sys.stderr)
@@ -124,6 +138,20 @@ def _count(text: str) -> int:
     if not 1 <= value <= 100:
         raise ValueError
     return value
+
+
+def _leaves(text: str) -> int:
+    value = int(text)
+    if not 1 <= value <= 100_000:
+        raise ValueError
+    return value
+
+
+def _peers(text: str) -> tuple[str, ...]:
+    names = tuple(filter(None, text.split(",")))
+    if unknown := set(names) - set(tag.PEERS):
+        raise argparse.ArgumentTypeError(f"{', '.join(unknown)}: the peers are {', '.join(tag.PEERS)}")
+    return names
 
 
 def _cases(text: str) -> tuple[str, ...]:
