@@ -17,7 +17,6 @@ from tests.browser_fixtures import OpenPage, with_gpc
 pytestmark = in_browser
 
 UUID7 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-8[0-9a-f]{3}-[0-9a-f]{12}")
-UUID4 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-8[0-9a-f]{3}-[0-9a-f]{12}")
 YES = 'pintrk("setconsent", true);'
 
 
@@ -55,7 +54,7 @@ async def test_calls_before_the_tag_is_there_are_carried_out_in_order(
     assert sent.names == ["init", "from_array", "pagevisit", "lead"]
     assert sent.body["site"] == TAG_ID
     assert sent.body["consent"] == "yes"
-    assert UUID4.fullmatch(sent.body["visitor_id"])
+    assert UUID7.fullmatch(sent.body["visitor_id"])
     assert all(UUID7.fullmatch(event["event_id"]) for event in sent.body["events"])
     assert sent.headers["content-type"] == "text/plain;charset=UTF-8"
     assert {event["url"] for event in sent.body["events"]} == {f"{site.url}/"}
@@ -297,8 +296,7 @@ async def test_an_unknown_command_is_logged_and_harmless(page: Page, site: Site,
         pintrk("track", "lead");
     }""")
     await recorder.until("lead")
-    assert sum("no such command" in text for text in said) == 3
-    assert "load,set,track,page,setconsent" in said[0]
+    assert sum("unknown command" in text for text in said) == 3
 
 
 async def test_nothing_that_a_page_says_throws(page: Page, site: Site, recorder: Recorder) -> None:
