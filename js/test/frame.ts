@@ -9,7 +9,7 @@ const STATIC = new URL("../../../src/pinstream/collect/static/", import.meta.url
 export const served = (name: string): string => readFileSync(new URL(name, STATIC), "utf8");
 
 export class Frame {
-  readonly document = Object.assign(new EventTarget(), { cookie: "", currentScript: null as unknown });
+  readonly document = Object.assign(new EventTarget(), { cookie: "", referrer: "", currentScript: null as unknown });
   readonly window: Record<string, any>;
 
   constructor(globals: Record<string, unknown> = {}) {
@@ -17,9 +17,9 @@ export class Frame {
     this.window.window = this.window;
   }
 
-  /** Runs `text`, as a script element with these data attributes would. */
-  run(text: string, dataset: Record<string, string> = {}): void {
-    this.document.currentScript = { dataset };
+  /** Runs `text`, as a script element at `src` with these data attributes would. */
+  run(text: string, dataset: Record<string, string> = {}, src = "https://t.shop.example/x/script.js"): void {
+    this.document.currentScript = { dataset, src };
     vm.runInContext(text, this.window);
     this.document.currentScript = null;
   }
