@@ -17,8 +17,8 @@ export const enum Limit {
   FLUSH_MS = 1000,
   LONGEST_PAUSE_MS = 30_000,
   BATCH_EVENTS = 20,
-  /** Of a request. */
-  BATCH_BYTES = 40_000,
+  /** Of a request: 40 kB, less the brackets around the events. */
+  BATCH_BYTES = 39_980,
   /** Of an event; leaves room for the envelope. */
   EVENT_BYTES = 36_000,
   /** Events that wait for consent. */
@@ -39,6 +39,9 @@ const enum Key {
   /** Followed by the event's time and more. */
   QUEUE = "ps_q",
 }
+
+/** The server refuses any other visitor id, and every event beside it. */
+const UUID = /^[\da-f-]{36}$/;
 
 /** These do not wait for company: the page is often left right after them. */
 const URGENT = /^(checkout|sign.?up|lead)$/i;
@@ -81,9 +84,7 @@ export function createClient(place: Place, endpoint: string, options: Options = 
     if (DEBUG) note(...what);
     console.error("pintrk:", ...what);
   };
-  const cookie = (name: string): string | undefined => attempt(() => find(document.cookie, name));
-  const known = (): string | undefined =>
-    [cookie(Key.VISITOR), shelf[Key.VISITOR], storage[Key.VISITOR]].find((id) => /^[\da-f-]{36}$/.test(id!));
+  const cookie = (name: string): string | undefined => find(attempt(() => document.cookie), name);
 
   /** Where the storage is full, this page goes on in memory. */
   function keep(key: string, value: string): void {
@@ -109,22 +110,20 @@ export function createClient(place: Place, endpoint: string, options: Options = 
   function settle(): void {
     const before = consent;
     const waited = before === Consent.UNKNOWN ? shelf : {};
+    const visitor = [cookie(Key.VISITOR), shelf[Key.VISITOR], storage[Key.VISITOR]].find((id) => UUID.test(id!));
     const yesWins = options.explicit_yes_overrides_gpc ?? options.explicitYesOverridesGpc;
     const gpc = navigator.globalPrivacyControl || navigator.doNotTrack === "1";
     if (pintrk.tagId)
-      consent =
-        gpc && !(yesWins && page === Consent.YES)
-          ? Consent.NO
-          : page ?? adapter ?? word(options.consent);
+      consent = gpc && !(yesWins && page === Consent.YES) ? Consent.NO : page ?? adapter ?? word(options.consent);
     if (consent === before) return;
     if (DEBUG) note("consent", consent, { gpc: !!gpc, page, adapter, site: options.consent });
     shelf = {};
     if (consent === Consent.YES) {
       shelf = storage;
       for (const key in waited) keep(key, waited[key]!);
+      keep(Key.VISITOR, visitor ?? uuid(now()));
     }
     if (consent === Consent.NO) {
-      const visitor = known();
       user = undefined;
       for (const key in storage) if (/^ps_(vid|epik|q\d)/.test(key)) delete storage[key];
       attempt(() => (document.cookie = Key.VISITOR + "=; Max-Age=0; Path=/"));
@@ -140,10 +139,7 @@ export function createClient(place: Place, endpoint: string, options: Options = 
   function flush(): void {
     if (busy) return;
     busy = true;
-    const run = async (): Promise<void> => {
-      await drain();
-      busy = false;
-    };
+    const run = (): Promise<void> => drain().then(() => void (busy = false));
     navigator.locks?.request(Key.QUEUE, run).catch(run) ?? run();
   }
 
@@ -151,23 +147,21 @@ export function createClient(place: Place, endpoint: string, options: Options = 
   async function drain(leaving?: boolean): Promise<void> {
     if (!leaving) await hashed;
     if (consent === Consent.UNKNOWN) return;
-    const visitor_id = known() || uuid(now());
     const head = JSON.stringify({
       site: pintrk.tagId,
       sent_at: now(),
       consent: consent === Consent.YES ? "yes" : "no",
-      visitor_id,
+      visitor_id: shelf[Key.VISITOR],
       epik: shelf[Key.EPIK],
       user,
-    });
-    let room = Limit.BATCH_BYTES - head.length;
+    }).slice(0, -1);
+    let room = Limit.BATCH_BYTES - utf8(head).length;
     let places = Limit.BATCH_EVENTS;
     const batch = waiting().filter(
       (key) => !flying.has(key) && places-- > 0 && (room -= utf8(shelf[key]!).length + 1) > 0 && flying.add(key),
     );
     if (!batch.length) return;
-    keep(Key.VISITOR, visitor_id);
-    const body = `${head.slice(0, -1)},"events":[${batch.map((key) => shelf[key])}]}`.replace(
+    const body = `${head},"events":[${batch.map((key) => shelf[key])}]}`.replace(
       /(\\\\)|\\u(d[89a-f]..|0000)/g, // no server takes NULs and halves of surrogate pairs
       "$1",
     );
@@ -175,8 +169,8 @@ export function createClient(place: Place, endpoint: string, options: Options = 
     if (DEBUG) note("sent", body);
     try {
       const answering =
-        leaving && !("keepalive" in Request.prototype)
-          ? (navigator.sendBeacon!(endpoint, body) as never) // which has no answer: the events stay where they are
+        leaving && navigator.sendBeacon && !("keepalive" in Request.prototype)
+          ? (navigator.sendBeacon(endpoint, body) as never) // no answer comes: the events stay where they are
           : place.fetch(endpoint, { method: "POST", body, credentials: "include", keepalive: true });
       if (leaving) void drain(leaving);
       const answer = await answering;
@@ -189,7 +183,7 @@ export function createClient(place: Place, endpoint: string, options: Options = 
         for (const key of batch) delete shelf[key];
         return drain();
       }
-      pause += Number(answer.headers.get("Retry-After")) * 1000 || 0;
+      pause += +answer.headers.get("Retry-After")! * 1000 || 0;
     } catch {
       // the browser has said why; the network may come back
     }
@@ -201,7 +195,7 @@ export function createClient(place: Place, endpoint: string, options: Options = 
   const commands: Record<string, ((...args: any[]) => unknown) | undefined> = {
     load(tagId: string | number, data?: Data): void {
       const first = !pintrk.tagId;
-      if (!first) log("load again");
+      if (DEBUG && !first) log("load again");
       pintrk.tagId = String(tagId).trim();
       Object.assign(options, data);
       settle();
@@ -237,9 +231,8 @@ export function createClient(place: Place, endpoint: string, options: Options = 
         referrer: document.referrer.slice(0, Limit.URL_CHARS),
       });
       const keys = waiting();
-      const reason = !pintrk.tagId
-        ? "no load"
-        : consent === Consent.NO
+      const reason =
+        consent === Consent.NO
           ? "no consent"
           : utf8(event).length > Limit.EVENT_BYTES ||
               keys.length >= (consent === Consent.YES ? Limit.KEPT_EVENTS : Limit.UNASKED_EVENTS) ||
@@ -250,7 +243,7 @@ export function createClient(place: Place, endpoint: string, options: Options = 
       if (reason) log(reason);
       else {
         put(event);
-        setTimeout(flush, URGENT.test(name) || keys.length + 1 >= Limit.BATCH_EVENTS ? 0 : Limit.FLUSH_MS);
+        setTimeout(flush, URGENT.test(name) || keys.length > Limit.BATCH_EVENTS - 2 ? 0 : Limit.FLUSH_MS);
       }
       callback?.(!reason, reason);
       return id;

@@ -16,7 +16,7 @@ export const uuid = (now: number): string =>
   );
 
 /** What shops have where they know nothing, and templates leave behind. The server refuses it, and all beside it. */
-const LEFTOVER = /^(0|false|undefined|null|none|n\/a|nan|nil|\(not set\))$|.*[<{[].*/;
+const LEFTOVER = /^(0|undefined|null|none|n\/a|nan|nil|.not set.)$|.*[<{[].*/;
 const BUT_LETTERS_AND_DIGITS = /[^\p{L}\p{N}]/gu;
 
 /**

@@ -31,7 +31,7 @@ export function attempt<T>(look: () => T): T | undefined {
 }
 
 /** The value of `name` in an address or in cookies, as it is written there; no more of it than the server takes. */
-export const find = (text: string, name: string): string | undefined =>
+export const find = (text: string | undefined, name: string): string | undefined =>
   RegExp(`[?&; ]${name}=([^&#; ]{1,512})`).exec(` ${text}`)?.[1];
 
 /** Calls `visit` now, and whenever the address has changed otherwise than behind the `#`. */

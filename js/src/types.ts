@@ -52,10 +52,10 @@ export interface Pintrk {
   (command: "set", data: Identity): void;
   /** Sends the event `init`, which is no page visit. Gives its id. */
   (command: "page"): string;
-  /** Gives the event's id, whether or not the event may be sent. */
-  <Name extends string>(command: "track", name: Name, data?: DataOf<Name> | null, callback?: Callback): string;
   /** `true`, `1`, `"true"`, `"yes"` are a yes; `undefined` and `"unknown"` mean wait; all else is a no. */
   (command: "setconsent" | "setConsent", value: unknown, by?: "adapter"): void;
+  /** Gives the event's id, whether or not the event may be sent. The last overload: it is the one that a compiler explains. */
+  <Name extends string>(command: "track", name: Name, data?: DataOf<Name> | null, callback?: Callback): string;
   /** Calls that wait for the tag; what is pushed later is carried out at once. */
   queue?: unknown[];
   version?: string;

@@ -233,7 +233,7 @@ test("after a yes that is taken back to unknown, new events wait in memory", asy
   pintrk("setconsent", undefined);
   pintrk("track", "lead");
   await pass(60_000);
-  assert.deepEqual([shop.requests, shop.stored], [[], {}]);
+  assert.deepEqual([shop.requests, shop.kept], [[], []]);
   pintrk("setconsent", true);
   await pass(0);
   assert.deepEqual(shop.names, ["lead"]);

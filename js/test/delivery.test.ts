@@ -52,7 +52,7 @@ for (const name of ["checkout", "Checkout", "SignUp", "sign_up", "lead"])
     assert.deepEqual(shop.names, [name]);
   });
 
-test(`no request is larger than ${Limit.BATCH_BYTES} bytes, however many bytes a character has`, async () => {
+test(`no request is larger than 40,000 bytes, however many bytes a character has`, async () => {
   const shop = new Shop();
   const pintrk = shop.started();
   pintrk("set", { em: "a@example.com", external_id: "7" });
@@ -60,8 +60,21 @@ test(`no request is larger than ${Limit.BATCH_BYTES} bytes, however many bytes a
   pintrk("track", "lead");
   await pass(0);
   const sizes = shop.requests.map(({ body }) => Buffer.byteLength(String(body)));
-  assert.ok(Math.max(...sizes) <= Limit.BATCH_BYTES, String(sizes));
+  assert.ok(Math.max(...sizes) <= 40_000, String(sizes));
   assert.deepEqual(shop.bodies.map(({ events }) => events.length), [4, 4, 2]);
+});
+
+test("a request may be filled to the last byte", async () => {
+  for (let more = 0; more < 400; more++) {
+    const shop = new Shop();
+    const pintrk = shop.started();
+    pintrk("track", "one", { text: "x".repeat(30_000) });
+    pintrk("track", "two", { text: "x".repeat(9_360 + more) });
+    shop.leave();
+    for (const { body } of shop.requests) assert.ok(Buffer.byteLength(String(body)) <= 40_000);
+    if (shop.requests.length === 2) return assert.ok(more > 0, "the first try was too large already");
+  }
+  assert.fail("everything fitted");
 });
 
 test(`an event of ${Limit.EVENT_BYTES} bytes is taken, a larger one is told no`, async () => {
