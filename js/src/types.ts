@@ -31,7 +31,7 @@ export interface EventData extends EventFields, LineItem {
 export type DataOf<Name extends string> =
   Folded<Name> extends Folded<StandardEvent> ? EventData : EventData & Record<string, unknown>;
 
-/** Told at once: was the event taken? If not, why: `no load`, `no consent` or `too much`. */
+/** Told at once: was the event taken? If not, why: `no consent` or `too much`. */
 export type Callback = (taken: boolean, reason: string | undefined) => void;
 
 /** What the site says, in `load` or in the script's attributes. */

@@ -52,7 +52,7 @@ export interface EventData extends EventFields, LineItem {
 }
 /** What belongs to an event of this name: the documented fields for a standard event, anything for one of your own. */
 export type DataOf<Name extends string> = Folded<Name> extends Folded<StandardEvent> ? EventData : EventData & Record<string, unknown>;
-/** Told at once: was the event taken? If not, why: `no load`, `no consent` or `too much`. */
+/** Told at once: was the event taken? If not, why: `no consent` or `too much`. */
 export type Callback = (taken: boolean, reason: string | undefined) => void;
 /** What the site says, in `load` or in the script's attributes. */
 export interface Options {
