@@ -30,7 +30,7 @@ def cookie_domain(host: str) -> str:
     return "shop.localhost" if host == ONE_SITE else ""
 
 
-TAG_JS = files("pinstream.collect") / "static" / "tag.js"
+STATIC = files("pinstream.collect") / "static"
 
 
 class Sent(Struct):
@@ -55,18 +55,21 @@ class Recorder:
         self.methods: list[str] = []
         self.statuses: list[int] = []
         """The next answers; when they are used up, 204."""
+        self.retry_after = ""
         self.sets_cookie = False
 
     def app(self) -> Starlette:
         return Starlette(
             routes=[
-                Route("/tag.js", self._tag),
                 Route("/p/i", self._take, methods=["GET", "POST", "OPTIONS"]),
+                Route("/{script:path}", self._script),
             ]
         )
 
-    async def _tag(self, request: Request) -> Response:
-        return Response(TAG_JS.read_bytes(), media_type="text/javascript")
+    async def _script(self, request: Request) -> Response:
+        script = STATIC / request.path_params["script"]
+        anywhere = {"Access-Control-Allow-Origin": "*"}  # import() and workers ask with CORS
+        return Response(script.read_bytes(), media_type="text/javascript", headers=anywhere)
 
     async def _take(self, request: Request) -> Response:
         self.methods.append(request.method)
@@ -75,7 +78,10 @@ class Recorder:
         answer = Response(status_code=self.statuses.pop(0) if self.statuses else 204)
         answer.headers["Access-Control-Allow-Origin"] = request.headers.get("origin", "*")
         answer.headers["Access-Control-Allow-Credentials"] = "true"
+        answer.headers["Access-Control-Expose-Headers"] = "Retry-After"
         answer.headers["Vary"] = "Origin"
+        if self.retry_after and answer.status_code in (429, 503):
+            answer.headers["Retry-After"] = self.retry_after
         if self.sets_cookie and request.method == "POST":
             withdrawn = self.sent[-1].body["consent"] == "no"
             visitor, age = ("", 0) if withdrawn else (self.sent[-1].body["visitor_id"], 390 * 86_400)
@@ -138,19 +144,27 @@ def _holds(got: list[str], wanted: tuple[str, ...]) -> bool:
 
 
 class Site:
-    """A storefront: `pages` maps a path to what stands in the page's head."""
+    """A storefront, by path: what stands in a page's head, its Content-Security-Policy, and scripts of its own."""
 
     def __init__(self, collector_url: str) -> None:
         self.url = ""
         self.collector_url = collector_url
         self.pages: dict[str, str] = {"/": ""}
+        self.policies: dict[str, str] = {}
+        self.scripts: dict[str, str] = {}
 
     def app(self) -> Starlette:
         return Starlette(routes=[Route("/{path:path}", self._page)])
 
     async def _page(self, request: Request) -> Response:
-        head = self.pages.get(request.url.path, "")
-        return HTMLResponse(f"<!doctype html><title>Site</title><link rel=icon href=data:,><head>{head}</head>")
+        path = request.url.path
+        if path in self.scripts:
+            return Response(self.scripts[path], media_type="text/javascript")
+        head = self.pages.get(path, "")
+        page = HTMLResponse(f"<!doctype html><title>Site</title><link rel=icon href=data:,><head>{head}</head>")
+        if path in self.policies:
+            page.headers["Content-Security-Policy"] = self.policies[path]
+        return page
 
     def tag(self, calls: str = "", *, load: bool = True) -> str:
         """The stub of js/README.md, and then `calls`."""

@@ -20,13 +20,13 @@ HASH = hashlib.sha256(EMAIL.encode()).hexdigest()
 def complaints(page: Page) -> list[str]:
     """What the browser complains of from now on: a blocked script, a missing file, an error.
 
-    Not: an answer that comes when the page has gone. The request itself outlives the page, so it is no failure.
+    Not: what was under way when the page was left. The tag's requests outlive the page, so they are no failure.
     """
     said: list[str] = []
     page.on("console", lambda message: said.append(message.text) if message.type in ("error", "warning") else None)
 
     def failed(request: Request) -> None:
-        if not (request.url.endswith("/p/i") and request.failure == "net::ERR_ABORTED"):
+        if request.failure != "net::ERR_ABORTED":
             said.append(f"{request.url}: {request.failure}")
 
     page.on("requestfailed", failed)
