@@ -10,10 +10,13 @@ from typing import Any
 
 import pytest
 from msgspec import Struct
+from playwright.async_api import Page
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
+
+from tests.browser.clock import pass_time
 
 PATIENCE_S = 30.0  # a busy machine takes its time; what comes ends the wait at once
 TAG_ID = "demo"
@@ -131,10 +134,10 @@ class Recorder:
         assert len(self.sent) == count
         return self.sent
 
-    async def stays_silent(self, seconds: float = 1.5) -> None:
-        """Nothing (more) comes, for longer than the tag collects."""
+    async def stays_silent(self, page: Page, seconds: int = 60) -> None:
+        """Nothing (more) comes for so long. The page must run `with_own_clock`."""
         before = len(self.sent)
-        await asyncio.sleep(seconds)
+        await pass_time(page, seconds)
         assert [sent.names for sent in self.sent[before:]] == []
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from playwright.async_api import CDPSession, Page
 
+from tests.browser.clock import in_time, pass_time, with_own_clock
 from tests.browser.collector import Collector
 from tests.browser.recorder import Recorder, Site, both_places, in_browser
 from tests.browser_fixtures import OpenPage
@@ -40,28 +41,6 @@ def how_often(stored: list[dict[str, Any]], told: list[str]) -> dict[str, int]:
     """How often each event that was told is in the log."""
     count = Counter(event["event_id"] for event in stored)
     return {event_id: count[event_id] for event_id in told}
-
-
-async def with_own_clock(page: Page) -> None:
-    """From the next page on its timers and dates are those that `pass_time` gives it. Playwright's are no whole ms."""
-    await page.clock.install()
-    await page.add_init_script("Date.now = (now => () => Math.floor(now()))(Date.now)")
-
-
-async def pass_time(page: Page, seconds: int) -> None:
-    """Let the page's clock run on by so much, and the network keep up: each second ends with a request's answer."""
-    for _ in range(seconds):
-        await page.clock.run_for(1000)
-        await page.evaluate("fetch('/robots.txt').then(answer => answer.text())")
-
-
-async def in_time(page: Page, condition: str, seconds: int = 90) -> None:
-    """Let the page's clock run on until a condition holds, at most by so much."""
-    for _ in range(seconds):
-        if await page.evaluate(condition):
-            return
-        await pass_time(page, 1)
-    raise AssertionError(f"{condition} did not come true within {seconds} s of the page")
 
 
 WAYS = {

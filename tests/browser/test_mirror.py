@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from playwright.async_api import Page
 
+from tests.browser.clock import with_own_clock
 from tests.browser.recorder import TAG_ID, Recorder, Site, in_browser
 
 pytestmark = in_browser
@@ -159,8 +160,9 @@ async def test_callbacks_and_what_wrappers_read_stay_as_they_were(page: Page, si
 async def test_without_a_yes_pinterests_tag_works_and_ours_is_silent(
     page: Page, site: Site, recorder: Recorder
 ) -> None:
+    await with_own_clock(page)
     await mirrored(page, site, calls=CALLS.replace('pintrk("setconsent", true);', 'pintrk("setconsent", false);'))
     await page.evaluate("pintrk('track', 'lead')")
     assert tracked(await official(page)).keys() >= {"pagevisit", "lead"}
-    await recorder.stays_silent()
+    await recorder.stays_silent(page)
     assert recorder.sent == []
