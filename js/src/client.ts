@@ -16,6 +16,8 @@ import type { Callback, Options, Pintrk } from "./types.ts";
 export const enum Limit {
   FLUSH_MS = 1000,
   LONGEST_PAUSE_MS = 30_000,
+  /** That a collector may ask for. */
+  LONGEST_REST_MS = 3_600_000,
   BATCH_EVENTS = 20,
   /** Of a request: 40 kB, less the brackets around the events. */
   BATCH_BYTES = 39_980,
@@ -75,7 +77,7 @@ export function createClient(place: Place, endpoint: string, options: Options = 
   let shelf: Record<string, string> = {};
   let user: Partial<Record<Identifier, string[]>> | undefined;
   let hashed: Promise<unknown> | undefined;
-  let count = 1e9 + Math.random() * 1e9;
+  let count = 1e9 * (1 + Math.random());
   let failures = 0; // in a row
   let busy: boolean | undefined;
 
@@ -111,7 +113,7 @@ export function createClient(place: Place, endpoint: string, options: Options = 
     const before = consent;
     const waited = before === Consent.UNKNOWN ? shelf : {};
     const visitor = [cookie(Key.VISITOR), shelf[Key.VISITOR], storage[Key.VISITOR]].find((id) => UUID.test(id!));
-    const yesWins = options.explicit_yes_overrides_gpc ?? options.explicitYesOverridesGpc;
+    const yesWins = word(options.explicit_yes_overrides_gpc) > 0;
     const gpc = navigator.globalPrivacyControl || navigator.doNotTrack === "1";
     if (pintrk.tagId)
       consent = gpc && !(yesWins && page === Consent.YES) ? Consent.NO : page ?? adapter ?? word(options.consent);
@@ -120,7 +122,7 @@ export function createClient(place: Place, endpoint: string, options: Options = 
     shelf = {};
     if (consent === Consent.YES) {
       shelf = storage;
-      for (const key in waited) keep(key, waited[key]!);
+      for (const key of Object.keys(waited)) keep(key, waited[key]!);
       keep(Key.VISITOR, visitor ?? uuid(now()));
     }
     if (consent === Consent.NO) {
@@ -139,7 +141,7 @@ export function createClient(place: Place, endpoint: string, options: Options = 
   function flush(): void {
     if (busy) return;
     busy = true;
-    const run = (): Promise<void> => drain().then(() => void (busy = false));
+    const run = (): Promise<void> => drain().finally(() => (busy = false));
     navigator.locks?.request(Key.QUEUE, run).catch(run) ?? run();
   }
 
@@ -165,6 +167,7 @@ export function createClient(place: Place, endpoint: string, options: Options = 
       /(\\\\)|\\u(d[89a-f]..|0000)/g, // no server takes NULs and halves of surrogate pairs
       "$1",
     );
+    let taken: boolean | undefined;
     let pause = (1 + Math.random()) * Math.min(Limit.LONGEST_PAUSE_MS / 2, 500 * 2 ** failures++);
     if (DEBUG) note("sent", body);
     try {
@@ -178,17 +181,17 @@ export function createClient(place: Place, endpoint: string, options: Options = 
       const reason = await answer.text();
       if (DEBUG) note("answered", status, reason);
       if (status > 204) log(status, reason);
-      if (status !== 429 && status < 500 && !reason.includes('"log_')) {
-        failures = 0;
-        for (const key of batch) delete shelf[key];
-        return drain();
-      }
-      pause += +answer.headers.get("Retry-After")! * 1000 || 0;
+      taken = status !== 429 && status < 500 && !/n":"log_/.test(reason);
+      pause += Math.min(+answer.headers.get("Retry-After")! * 1000 || 0, Limit.LONGEST_REST_MS);
     } catch {
       // the browser has said why; the network may come back
     }
-    flying.clear();
-    await new Promise((done) => setTimeout(done, pause));
+    for (const key of batch) {
+      flying.delete(key);
+      if (taken) delete shelf[key], delete storage[key]; // where the storage is full they are two
+    }
+    if (taken) failures = 0;
+    else await new Promise((done) => setTimeout(done, pause));
     return leaving ? flush() : drain();
   }
 
@@ -205,14 +208,13 @@ export function createClient(place: Place, endpoint: string, options: Options = 
 
     set(data: Data = {}): void {
       if (consent === Consent.NO) return;
-      for (const key in IDENTIFIERS) {
+      for (const key of Object.keys(IDENTIFIERS) as Identifier[]) {
         const [raw] = [data[key]].flat();
         if (raw) {
           const mine = (user ??= {}); // after a withdrawal another is in its place
-          const take = (value: string): void => {
-            if (value) mine[key as Identifier] = [value];
-          };
-          hashed = Promise.all([hashed, identifier(key as Identifier, raw).then(take, log)]);
+          hashed = Promise.all([identifier(key, raw), hashed]).then(([value]) => {
+            if (value) mine[key] = [value];
+          }, log);
         }
       }
     },
@@ -269,6 +271,9 @@ export function createClient(place: Place, endpoint: string, options: Options = 
     return undefined;
   }) as Pintrk;
 
+  place.addEventListener("storage", ({ key, newValue }) => {
+    if (key === Key.VISITOR && !newValue) commands.setconsent!("no"); // a no in another tab, which tells the collector
+  });
   place.addEventListener("visibilitychange", () => drain(true));
   return pintrk;
 }

@@ -3,6 +3,6 @@
 import { takeOver } from "./takeover.ts";
 
 const here = new URL(".", import.meta.url).href;
-const script = [...document.scripts].find(({ src }) => src.startsWith(here));
+const script = [...document.scripts].find(({ src }) => src.replace(/[^/]*$/, "") === here);
 
 takeOver(here, { ...script?.dataset });

@@ -50,7 +50,8 @@ function mirror(official: Official): Official {
         break;
       case "track": {
         const data = { ...(second as object | undefined) };
-        return [command, first, { ...data, event_id: ours("track", first, data) }, ...rest];
+        const id = ours("track", first, data);
+        return [command, first, { ...data, ...(id ? { event_id: id } : {}) }, ...rest];
       }
       case "setconsent":
         ours("setconsent", first, second);

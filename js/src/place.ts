@@ -15,7 +15,7 @@ export interface Place {
   /** The Navigation API, where a browser has it. */
   readonly navigation?: Pick<Place, "addEventListener">;
   readonly history?: Pick<History, "pushState" | "replaceState">;
-  addEventListener(type: string, listener: () => void): void;
+  addEventListener(type: string, listener: (event: any) => void): void;
 }
 
 /** What the tag reads of the collector's answer. */

@@ -30,7 +30,7 @@ export function createClient(around: Surroundings): Pintrk & { flush(): void } {
   const { endpoint, keep = () => undefined, kept = {}, now = Date.now } = around;
   let flush = (): void => undefined;
   const place: Place = {
-    fetch: around.fetch ?? ((url, how) => fetch(url, how)),
+    fetch: (url, how) => (around.fetch ?? fetch)(url, how),
     location: {
       get href() {
         return around.url?.() ?? "";
@@ -62,7 +62,7 @@ export function createClient(around: Surroundings): Pintrk & { flush(): void } {
         return Reflect.deleteProperty(target, key);
       },
     }),
-    addEventListener: (_, leave) => (flush = leave),
+    addEventListener: (type, leave) => type === "visibilitychange" && (flush = leave as () => void),
   };
   const client = create(place, endpoint, { ...around }, now);
   return Object.assign(client, { flush: () => flush() });

@@ -55,7 +55,7 @@ for (const [about, options, say, gpc, expected] of [
   ["GPC beats the site's yes", { consent: "yes" }, [], true, "no consent"],
   ["GPC is a no where nothing is said", {}, [], true, "no consent"],
   ["the page's yes beats GPC where the site wants it", yesWins, [[true]], true, "sent"],
-  ["the same, said by the script's element", { explicitYesOverridesGpc: "true" }, [[true]], true, "sent"],
+  ["the same, said by the script's element", { explicit_yes_overrides_gpc: "true" }, [[true]], true, "sent"],
   ["an adapter's yes does not beat GPC there", yesWins, [[true, "adapter"]], true, "no consent"],
   ["the site's yes does not beat GPC there", { ...yesWins, consent: "yes" }, [], true, "no consent"],
   ["the page's no is a no there", yesWins, [[false]], true, "no consent"],

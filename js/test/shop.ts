@@ -27,7 +27,7 @@ interface Said {
 
 let tabs = 0;
 
-type Listeners = Record<string, (() => void)[]>;
+type Listeners = Record<string, ((event?: any) => void)[]>;
 
 export class Shop {
   time = 1795291390500;
@@ -104,8 +104,8 @@ export class Shop {
     return pintrk;
   }
 
-  fire(type: string): void {
-    for (const listener of this.listeners[type] ?? []) listener();
+  fire(type: string, event?: unknown): void {
+    for (const listener of this.listeners[type] ?? []) listener(event);
   }
 
   /** The page is hidden or left. */

@@ -39,6 +39,7 @@ add_action('woocommerce_thankyou', function ($order_id) {
             'product_quantity' => $item->get_quantity(),
         ];
     }
+    $email = strtolower(trim($order->get_billing_email()));
     pinstream_track('checkout', [
         'event_id' => (string) $order->get_order_number(),
         'order_id' => (string) $order->get_order_number(),
@@ -46,7 +47,7 @@ add_action('woocommerce_thankyou', function ($order_id) {
         'currency' => $order->get_currency(),
         'order_quantity' => $order->get_item_count(),
         'line_items' => $items,
-        'em' => hash('sha256', strtolower(trim($order->get_billing_email()))),
+        'em' => $email === '' ? '' : hash('sha256', $email),
     ]);
 });
 

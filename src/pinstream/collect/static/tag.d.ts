@@ -62,8 +62,6 @@ export interface Options {
     pagevisit?: boolean | string;
     /** A yes that the visitor said here counts more than Global Privacy Control. The site's setting must say so too. */
     explicit_yes_overrides_gpc?: boolean | string;
-    /** The same, as it comes from `data-explicit-yes-overrides-gpc`. */
-    explicitYesOverridesGpc?: boolean | string;
 }
 /** The commands are understood in any case; a command that is none is logged. No call throws. */
 export interface Pintrk {
