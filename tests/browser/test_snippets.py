@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+from typing import Any
+
 import pytest
-from playwright.async_api import ConsoleMessage
+from playwright.async_api import ConsoleMessage, Page
 
 from pinstream.collect.snippet import Snippet, snippet
 from pinstream.collect.tagfiles import TagFiles
 from pinstream.state.snapshot import Site as Shop
 from tests.browser.collector import Collector
-from tests.browser.recorder import TAG_ID, Site, in_browser
+from tests.browser.recorder import PATIENCE_S, TAG_ID, Site, in_browser
 from tests.browser_fixtures import OpenPage
 
 pytestmark = in_browser
@@ -28,6 +31,14 @@ def policy(made: Snippet) -> str:
     return "default-src 'none'; " + "; ".join(f"{name} {' '.join(allowed)}" for name, allowed in made.csp.items())
 
 
+async def given(page: Page, expression: str) -> Any:
+    """What a function of the page gives, once it is something. Playwright waits by `eval`, which policies forbid."""
+    async with asyncio.timeout(PATIENCE_S):
+        while not (found := await page.evaluate(expression)):
+            await asyncio.sleep(0.05)
+    return found
+
+
 @pytest.mark.parametrize("platform", ["html", "html-csp", "pinned"])
 async def test_it_runs_under_the_policy_it_names(
     platform: str, store: Site, collector: Collector, open_page: OpenPage
@@ -37,7 +48,7 @@ async def test_it_runs_under_the_policy_it_names(
     store.policies["/"] = policy(made)
     page = await open_page()
     await page.goto(store.url)
-    event_id = await (await page.wait_for_function(FIRST)).json_value()
+    event_id = await given(page, FIRST)
     events = {event["event_id"]: event["event"] for event in await collector.until([event_id])}
     assert sorted(events.values()) == ["lead", "page_visit"]
 
@@ -85,7 +96,7 @@ async def test_an_adapter_is_heard_whichever_script_is_first(
     )
     page = await open_page()
     await page.goto(store.url)
-    event_id = await (await page.wait_for_function(FIRST)).json_value()
+    event_id = await given(page, FIRST)
     assert await page.evaluate("localStorage.length") == 0
     await page.evaluate("gtag('consent', 'update', { ad_storage: 'granted', ad_user_data: 'granted' })")
     assert {event["consent"] for event in await collector.until([event_id])} == {"yes"}
@@ -103,7 +114,7 @@ async def test_the_mirror_and_the_official_library_have_one_id(
     )
     page = await open_page()
     await page.goto(store.url)
-    await page.wait_for_function("() => pintrk.live")
+    await given(page, "() => pintrk.live")
     event_id = await page.evaluate("pintrk.queue.find(([command]) => command === 'track')[2].event_id")
     (event,) = await collector.until([event_id])
     assert (event["event"], event["event_id"]) == ("signup", event_id)
