@@ -36,7 +36,7 @@ def kilobytes(path: Path) -> float:
 def test_a_documented_size_is_not_flattering_and_not_stale(row: str, files: str) -> None:
     measured = [kilobytes(path) for path in STATIC.glob(files)]
     documented = float(TABLE[row].rpartition("-")[2])
-    assert documented - 0.1 < max(measured) < documented + 0.01
+    assert documented - 0.15 < max(measured) <= documented
 
 
 def test_every_platform_adapter_and_path_is_documented() -> None:
