@@ -48,3 +48,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if PARTS & set(getattr(item, "fixturenames", ())):
             item.add_marker("parts")
+
+
+def pytest_make_parametrize_id(config: pytest.Config, val: object, argname: str) -> str | None:
+    """Long bytes are named after their parameter: processes must agree on names, and packed bytes may hold the time."""
+    return argname if isinstance(val, bytes) and len(val) > 40 else None

@@ -66,6 +66,21 @@ def test_sites_and_keys(run: Run) -> None:
     assert said(run("keys", "list", "--json")) == []
 
 
+def test_a_snippet_is_what_a_page_takes(run: Run) -> None:
+    run("sites", "add", "--tag-id", "shop", "--origin", "https://a.example")
+    done = run("snippet", "--site", "shop", "--url", "https://t.a.example", "--json")
+    made = said(done)
+    assert isinstance(made, dict)
+    assert done.stderr == ""
+    whole = run("snippet", "--site", "shop", "--url", "https://t.a.example").stdout
+    for part in (made["text"], made["integrity"], made["pinned_url"], "connect-src https://t.a.example"):
+        assert part in whole
+    assert run("snippet", "--site", "shop", "--url", "https://t.a.example", "--text").stdout == made["text"]
+    local = run("snippet", "--site", "shop", "--platform", "html-csp", PINSTREAM_COLLECT__SCRIPT_PATH="/s/x.js")
+    assert 'src="http://127.0.0.1:8080/s/x.js"' in local.stdout
+    assert "--url" in local.stderr
+
+
 def test_a_new_state_database_says_where_it_is(run: Run, tmp_path: Path) -> None:
     first = run("sites", "list")
     assert first.stderr == f"no pinstream.toml here; data in {tmp_path / 'data'}\n"
@@ -145,6 +160,8 @@ async def test_what_can_be_asked_about_an_audience(run: Run, warehouse: Warehous
         (("sites", "add", "--tag-id", "shop", "--origin", "shop.example"), "origin"),
         (("sites", "origins", "nobody", "*"), "no site nobody"),
         (("keys", "create", "--site", "nobody"), "no site nobody"),
+        (("snippet", "--site", "nobody"), "`pinstream sites add` makes one"),
+        (("snippet", "--site", "nobody", "--url", "shop.example"), "no site nobody"),
         (("keys", "revoke", "psk_x"), "keys list"),
         (("audiences", "sync", "77"), "not connected"),
         (("push",), "ad_account_id"),

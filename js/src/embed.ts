@@ -14,7 +14,7 @@ export interface Embed {
   consent?: "yes" | "no" | "unknown";
   /** Send a page visit now and at each change of the address. */
   pagevisit?: boolean;
-  explicitYesOverridesGpc?: boolean;
+  explicit_yes_overrides_gpc?: boolean;
 }
 
 /** `window.pintrk`; before the tag is there, a queue that it will empty. */

@@ -1,32 +1,54 @@
 /** Ids and identifiers: UUIDs, normalising, hashing. */
 
-import * as page from "./page.ts";
-import type { Identifier } from "./wire.ts";
+import type { Identity } from "./types.ts";
 
 /** Two hex digits a byte. */
-const hex = (bytes: Uint8Array): string => Array.from(bytes, (byte) => (byte + 256).toString(16).slice(1)).join("");
+const hex = (bytes: Uint8Array): string => [...bytes].map((byte) => (byte + 256).toString(16).slice(1)).join("");
 
-/** A random UUID; with `now` (ms) a UUIDv7, which sorts by time. crypto.randomUUID is missing on pages without TLS. */
-export function uuid(now?: number): string {
-  const random = hex(crypto.getRandomValues(new Uint8Array(16)));
-  const digits = now ? now.toString(16).padStart(12, "0") + random.slice(12) : random;
-  return digits.replace(/(.{8})(.{4}).(.{3}).(.{3})/, `$1-$2-${now ? 7 : 4}$3-8$4-`);
-}
+/** As UTF-8. */
+export const utf8 = (text: string): Uint8Array<ArrayBuffer> => new TextEncoder().encode(text);
+
+/** A UUIDv7, which sorts by time; `now` in ms. crypto.randomUUID is missing on pages without TLS. */
+export const uuid = (now: number): string =>
+  `0${now.toString(16)}${hex(crypto.getRandomValues(new Uint8Array(9)))}`.replace(
+    /(.{8})(....)(...)(...)/,
+    "$1-$2-7$3-8$4-",
+  );
+
+/** What shops have where they know nothing, and templates leave behind. The server refuses it, and all beside it. */
+const LEFTOVER = /^(0|undefined|null|none|n\/a|nan|nil|.not set.)$|.*[<{[].*/;
+const BUT_LETTERS_AND_DIGITS = /[^\p{L}\p{N}]/gu;
 
 /**
- * An identifier as it is sent: normalised as the server does it, then SHA-256 in hex; plain where the browser offers
- * none. A SHA-256 passes as it is. "" if it is none, as one bad identifier would cost every event beside it: empty, no
- * e-mail address (`undefined`, `n/a`), a phone number without its country's code.
+ * The identifiers, and what is taken out of each as the server does it: everything from what is no e-mail address, and
+ * from a phone number without its country's code.
+ */
+export const IDENTIFIERS = {
+  em: /^(?!.+@.+\..).*|\s/g,
+  ph: /^(?!\+|00).*|^00|\(0\)|\D/g,
+  external_id: LEFTOVER,
+  fn: LEFTOVER,
+  ln: LEFTOVER,
+  ge: /\B.+/,
+  db: BUT_LETTERS_AND_DIGITS,
+  ct: BUT_LETTERS_AND_DIGITS,
+  st: BUT_LETTERS_AND_DIGITS,
+  zp: BUT_LETTERS_AND_DIGITS,
+  country: BUT_LETTERS_AND_DIGITS,
+} satisfies Record<keyof Identity, RegExp>;
+
+export type Identifier = keyof typeof IDENTIFIERS;
+
+/**
+ * An identifier as it is sent: normalised, then SHA-256 in hex; plain where the browser offers none. A SHA-256 passes as
+ * it is. "" if it is none.
  */
 export async function identifier(key: Identifier, raw: unknown): Promise<string> {
   let text = String(raw).trim().toLowerCase();
-  if (/^[0-9a-f]{64}$/.test(text)) return text;
-  if (key === "em") text = /^[^@]+@[^@]+\.[^@]+$/.test(text) ? text.replace(/\s/g, "") : "";
-  if (key === "ph") text = /^(\+|00)/.test(text) ? text.replace(/\(0\)|\D/g, "").replace(/^0+/, "") : "";
-  if (key === "ge") text = text.slice(0, 1);
-  if (BARE.includes(key)) text = text.replace(/[^\p{L}\p{N}]/gu, "");
-  return text && page.digest ? hex(new Uint8Array(await page.digest(new TextEncoder().encode(text)))) : text;
+  const { subtle } = crypto as { subtle?: SubtleCrypto }; // missing on pages without TLS
+  if (!/^[\da-f]{64}$/.test(text)) {
+    text = text.replace(LEFTOVER, "").replace(IDENTIFIERS[key], "");
+    if (text && subtle) text = hex(new Uint8Array(await subtle.digest("SHA-256", utf8(text))));
+  }
+  return text;
 }
-
-/** Only letters and digits of these count. */
-const BARE = ["db", "ct", "st", "zp", "country"];

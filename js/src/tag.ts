@@ -1,45 +1,10 @@
-/** tag.js: takes the place of the page's `pintrk` stub, carries out what was queued, and then each call as it comes. */
+/** tag.js: the tag as a page's script. With `?pt_debug` in the page's address debug.js does all this in its place. */
 
-import { client } from "./client.ts";
-import { log } from "./page.ts";
+import { find } from "./place.ts";
+import { takeOver } from "./takeover.ts";
 
-type Act = (...args: unknown[]) => unknown;
+const script = document.currentScript as HTMLScriptElement | null;
+const address = script?.src || location.href;
 
-interface Pintrk {
-  (command: string, ...args: unknown[]): unknown;
-  /** Calls made before tag.js was there: arrays or arguments objects. */
-  queue?: ArrayLike<unknown>[];
-  version?: string;
-  /** Set by tag.js: it is running. */
-  live?: boolean;
-}
-
-const home = window as unknown as { pintrk?: Pintrk };
-const stub = home.pintrk;
-
-if (!stub?.live) {
-  const { leave, ...known } = client();
-  const commands = new Map<string, unknown>(Object.entries(known));
-
-  /** Carries out one call. Whatever goes wrong is logged: the page must not suffer. */
-  const run = (call: ArrayLike<unknown>): unknown => {
-    try {
-      const [name, ...args] = Array.from(call);
-      const act = commands.get(String(name).trim().toLowerCase()) as Act | undefined;
-      if (act) return act(...args);
-      log(`no such command: ${name}. Known are ${[...commands.keys()]}.`);
-    } catch (fault) {
-      log(fault);
-    }
-    return undefined;
-  };
-
-  const pintrk: Pintrk = (...call) => run(call);
-  home.pintrk = Object.assign(pintrk, stub, { live: true });
-  addEventListener("pagehide", leave);
-  addEventListener("visibilitychange", () => document.visibilityState === "hidden" && leave());
-
-  const queue = pintrk.queue ?? [];
-  queue.splice(0).forEach(run);
-  queue.push = (...calls) => (calls.forEach(run), 0); // tag managers go on writing to the queue they know
-}
+if (find(location.href, "pt_debug")) void import(new URL("debug.js", address).href);
+else takeOver(address, { ...script?.dataset });

@@ -111,7 +111,7 @@ for (const [what, data, expected] of [
   ["no measuring", tcData("useractioncomplete", [1, 3, 4]), told(false)],
   ["nothing", tcData("useractioncomplete", []), told(false)],
   ["the banner is open", tcData("cmpuishown", [1, 3, 4, 7]), []],
-  ["the GDPR does not apply", tcData("tcloaded", [], [], false), told(true)],
+  ["the GDPR does not apply: nothing else is said then", { gdprApplies: false }, told(true)],
   ["nobody knows whether the GDPR applies", tcData("tcloaded", [], [], undefined), told(false)],
 ] as const) {
   test(`tcf: ${what}`, () => {

@@ -1,8 +1,7 @@
-"""How fast `collect` is beside its peers, what it does past its limit, where its time goes; how fast `load` and
-segments are.
+"""How fast `collect` is beside its peers, what it does past its limit, where its time goes; what the tag costs; how fast
+`load` and segments are.
 
-Real servers, real Kafka, on this machine's loopback: the server has one core, the load generator the other, Kafka
-both. docs/benchmarks.md says what is measured and how.
+Real servers, real Kafka, real Chromium, on this machine's loopback. docs/benchmarks.md says what is measured and how.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from dataclasses import asdict
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from loadtests.bench import collect, load, overload, profile, segments
+from loadtests.bench import collect, load, overload, profile, segments, tag
 from loadtests.bench.parts import Fault
 
 if TYPE_CHECKING:
@@ -68,6 +67,11 @@ def parser() -> argparse.ArgumentParser:
     five = _command(commands, "segments", _segments, "the templates in one pass, and the same rules over raw events")
     five.add_argument("--events", type=_events, default=1_000_000, help="of a year (default 1000000)")
     five.add_argument("--rounds", type=_count, default=5, help="of all questions (default 5)")
+
+    six = _command(commands, "tag", _tag, "pages left in Chromium, and the tag's time on their main thread; peers too")
+    six.add_argument("--leaves", type=_leaves, default=1000, help="pages that are left (default 1000)")
+    six.add_argument("--peer-leaves", type=_leaves, default=200, help="the same for each peer (default 200)")
+    six.add_argument("--peers", type=_peers, default=tag.PEERS, help="such as plausible,posthog; empty: none")
     return made
 
 
@@ -134,6 +138,16 @@ def _segments(options: argparse.Namespace, command: str) -> int:
     return _end(options, outcome.result, [])
 
 
+def _tag(options: argparse.Namespace, command: str) -> int:
+    wanted = tag.Options(options.leaves, options.peer_leaves, options.peers, dict(options.settings))
+    found = tag.run(wanted)
+    shown = tag.shown(found)
+    print(shown, file=sys.stderr)
+    if options.write:
+        collect.write(f"{collect.circumstances(command)}\n\n{shown}", "tag")
+    return _end(options, tag.result(found), [])
+
+
 def _end(options: argparse.Namespace, result: dict[str, Any], faults: Sequence[str]) -> int:
     for fault in faults:
         print(f"scripts/bench: {fault}", file=sys.stderr)
@@ -161,6 +175,20 @@ def _events(text: str) -> int:
     if not 50_000 <= value <= 100_000_000:
         raise argparse.ArgumentTypeError("50,000 at least: the first block of each partition does not count")
     return value
+
+
+def _leaves(text: str) -> int:
+    value = int(text)
+    if not 1 <= value <= 100_000:
+        raise ValueError
+    return value
+
+
+def _peers(text: str) -> tuple[str, ...]:
+    names = tuple(filter(None, text.split(",")))
+    if unknown := set(names) - set(tag.PEERS):
+        raise argparse.ArgumentTypeError(f"{', '.join(unknown)}: the peers are {', '.join(tag.PEERS)}")
+    return names
 
 
 def _cases(text: str) -> tuple[str, ...]:

@@ -17,6 +17,8 @@ PACKAGES: Final = {
     "java": "openjdk-17-jre-headless",
     "mvn": "maven",
     "taskset": "util-linux",
+    "chromium": "chromium",
+    "npm": "npm",
 }
 """Program or file -> the Debian package that has it."""
 

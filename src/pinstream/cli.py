@@ -69,6 +69,21 @@ class Positions(StrEnum):
     behind = "behind"
 
 
+class Platform(StrEnum):
+    """What a shop runs on, or how it wants the tag."""
+
+    html = "html"
+    html_csp = "html-csp"
+    image = "image"
+    mirror = "mirror"
+    gtm = "gtm"
+    shopify = "shopify"
+    woocommerce = "woocommerce"
+    magento = "magento"
+    react = "react"
+    vue = "vue"
+
+
 ONE_WORKER = "one worker: nothing to replace"
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
@@ -504,6 +519,39 @@ def doctor(as_json: AsJson = False) -> None:
                 console.print(f"      -> {escape(finding.fix)}")
     if any(finding.verdict == "fault" for finding in findings):
         raise typer.Exit(1)
+
+
+@app.command()
+def snippet(
+    site: Annotated[str, typer.Option(help="Tag id of the site.")],
+    platform: Annotated[Platform, typer.Option(help="What the shop runs on.")] = Platform.html,
+    url: Annotated[str, typer.Option(help="Where browsers reach collect, such as https://t.shop.example.")] = "",
+    text: Annotated[bool, typer.Option("--text", help="Print what to paste and nothing else.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """What to put into a shop's pages, what its Content-Security-Policy must allow, and the script's hash."""
+    from pinstream.collect.snippet import snippet as made
+    from pinstream.collect.tagfiles import TagFiles
+
+    collect = _settings().collect
+    with _store() as store:
+        found = store.site(site)
+    if not url:
+        url = f"http://{collect.host}:{collect.port}"
+        print(f"For this machine only, at {url}: --url says where browsers reach collect.", file=sys.stderr)
+    made_for = made(found, platform.value, url, TagFiles(collect.script_path, collect.endpoint_path))
+    for note in made_for.notes:
+        print(f"Note: {note}", file=sys.stderr)
+    if as_json:
+        print(json.dumps(_plain(made_for)))
+        return
+    if text:
+        print(made_for.text, end="")
+        return
+    policy = "; ".join(f"{directive} {' '.join(allowed)}" for directive, allowed in made_for.csp.items())
+    print(f"{made_for.where}\n\n{made_for.text}")
+    print(f"Content-Security-Policy, besides what it says now:\n\n{policy}\n")
+    print(f"This version and no other ({made_for.integrity}):\n\n{made_for.pinned}")
 
 
 @app.command()

@@ -14,9 +14,10 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from typing import Any, ClassVar, Final
 
+import httptools
 import msgspec
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from pinstream import metrics
@@ -31,6 +32,9 @@ LINGER_S: Final = 1.0
 MAX_LINGERING: Final = 64  # refused connections past the bound that are read on
 LINE_BYTES: Final = len("  HTTP/1.1\r\n\r\n")  # of a request line beside method and target, and of the empty line
 FIELD_BYTES: Final = len(": \r\n")  # of a field beside name and value
+
+_OF_UPGRADES: Final = (b"upgrade", b"http2-settings")
+_ABOUT_ITSELF: Final = (b"close", b"keep-alive")
 
 
 def bind(host: str, port: int, *, shared: bool = False) -> socket.socket:
@@ -80,6 +84,9 @@ class Bounded(HttpToolsProtocol):
         self._head_bytes = 0  # of complete fields
         self._unseen_bytes = 0  # since anything was handed on: the parser buffers an incomplete field
         self._head_open = self._body_open = self._completed = False
+        self._upgrading = False  # the request that is read asks for another protocol
+        self._running: RequestResponseCycle | None = None
+        self._due = ""  # the reason to refuse with once the answers before it are complete
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -95,17 +102,53 @@ class Bounded(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self._refused or self.transport.is_closing():
+        if self._refused or self._due or self.transport.is_closing():
             return
         self._completed = False
         self._unseen_bytes += len(data)
-        super().data_received(data)
-        if self._refused or self.transport.is_closing():
+        self._unset_keepalive_if_required()
+        self._feed(data)
+        if self._refused or self._due or self.transport.is_closing():
             return
         if self._unseen_bytes > MAX_HEAD_BYTES:
             self._refuse("head_too_large")
         elif self._head_open or not (self._body_open or self._completed):
             self._start_clock()
+
+    def _feed(self, data: bytes) -> None:
+        """Let the parser have it."""
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as exc:
+            self._ignore_upgrade(data[exc.args[0] :])
+        except httptools.HttpParserError:
+            self._refuse(self._refusal)
+
+    def _ignore_upgrade(self, rest: bytes) -> None:
+        """Read the request again without its wish for another protocol (RFC 9110 7.8), and go on with what follows.
+
+        The parser takes what comes behind such a head for the other protocol.
+        """
+        self._upgrading = self._body_open = False
+        version = self.parser.get_http_version().encode()
+        lines = [b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, version)]
+        for name, value in self.headers:
+            if name == b"connection":
+                value = b", ".join([token for token in value.split(b",") if token.strip().lower() in _ABOUT_ITSELF])
+            if name not in _OF_UPGRADES:
+                lines.append(b"%b: %b" % (name, value))
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self._feed(b"\r\n".join(lines) + b"\r\n\r\n" + rest)
+
+    def _asks_for_upgrade(self) -> bool:
+        """Whether the head that was read does; then nothing of the request is to be handed on yet."""
+        if not self.parser.should_upgrade():
+            return False
+        if self.parser.get_method() == b"CONNECT":
+            raise ValueError("This is no proxy.")  # the parser makes it the error that is answered 400
+        self._upgrading = True
+        return True
 
     def pause_writing(self) -> None:
         """The client does not read its answers; uvicorn writes no more until it does, which may be never."""
@@ -123,9 +166,6 @@ class Bounded(HttpToolsProtocol):
         if self.transport.get_write_buffer_size():
             self.loop.call_later(WRITE_S, self.transport.abort)
         self.transport.close()
-
-    def send_400_response(self, msg: str) -> None:
-        self._refuse(self._refusal)
 
     # --- what the parser finds ---
 
@@ -147,21 +187,27 @@ class Bounded(HttpToolsProtocol):
         self._count(len(self.parser.get_method()) + LINE_BYTES)
         self._head_open, self._body_open = False, True
         self._stop_clock()
-        super().on_headers_complete()
+        if not self._asks_for_upgrade():
+            super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
         self._unseen_bytes = 0
-        super().on_body(body)
+        if not self._upgrading:
+            super().on_body(body)
 
     def on_message_complete(self) -> None:
         self._unseen_bytes = 0
         self._body_open, self._completed = False, True
         self._stop_clock()
-        super().on_message_complete()
+        if not self._upgrading:
+            super().on_message_complete()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        if self._body_open:
+        if self._due and not self._answering():
+            self._unset_keepalive_if_required()
+            self._refuse(self._due)
+        elif self._body_open:
             self._start_clock()  # of a body that nobody reads
 
     def _count(self, size: int) -> None:
@@ -190,18 +236,32 @@ class Bounded(HttpToolsProtocol):
         else:
             self._refuse("too_slow")
 
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def _answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
     def _refuse(self, reason: str) -> None:
         if self._refused or self.transport.is_closing():
+            return
+        self._stop_clock()
+        broken = self._answering() and self.cycle.more_body  # the newest request itself breaks off
+        if broken and self.pipeline:
+            self.pipeline.popleft()  # the refusal is its answer
+            self.cycle = self.pipeline[0][0] if self.pipeline else self._running  # type: ignore[assignment]
+            broken = False
+        if self._answering() and not broken:
+            self._due = reason
             return
         metrics.HTTP_REFUSED.labels(reason).inc()
         status, hint = REASONS[reason]
         body = msgspec.json.encode({"reason": reason, "field": "", "hint": hint})
         lines = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n" % len(body)
         again = b"retry-after: 1\r\n" if status == 503 else b""
-        self._stop_clock()
         self.transport.write(STATUS_LINE[status] + lines + again + self.headers_of_refusals + b"\r\n" + body)
-        answering = self.cycle and not self.cycle.response_complete
-        if answering or len(self.connections) > self.max_connections + MAX_LINGERING:
+        if broken or len(self.connections) > self.max_connections + MAX_LINGERING:
             self.transport.close()
             return
         self._refused = True

@@ -20,7 +20,7 @@ LOOK_S = 0.2
 
 
 class Collector:
-    """`async with Collector(host, folder)`: takes requests on a port that it keeps when it comes back."""
+    """Between `start` and `stop` it takes requests, on a port that it keeps when it comes back."""
 
     def __init__(self, host: str, folder: Path) -> None:
         self._host = host
@@ -35,13 +35,6 @@ class Collector:
     @property
     def url(self) -> str:
         return f"http://{self._host}:{self.port}"
-
-    async def __aenter__(self) -> Collector:
-        await self.start()
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.stop()
 
     async def start(self) -> None:
         entered = running(self._folder, snapshot=self._snapshot, port=self.port)

@@ -5,14 +5,17 @@ All tests of this folder share one event loop and one connection to the browser;
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, Page
+from starlette.types import ASGIApp
 
-from pinstream.demo.shop.app import serve
+from pinstream.demo.shop.app import app as shop_app
 from pinstream.serving import serving
 from tests.browser.collector import Collector
 from tests.browser.recorder import ONE_SITE, SHOP, TAG_ID, Recorder, Site
@@ -31,6 +34,29 @@ async def shared_browser(chromium: str) -> AsyncIterator[Browser]:
         yield browser
 
 
+Serve = Callable[[ASGIApp], Awaitable[int]]
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def _closing() -> AsyncIterator[list[asyncio.Task[None]]]:
+    """What is being closed while the next test runs: a server takes some tenths of a second for it."""
+    closing: list[asyncio.Task[None]] = []
+    yield closing
+    await asyncio.gather(*closing)
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def serve_app(_closing: list[asyncio.Task[None]]) -> AsyncIterator[Serve]:
+    """`await serve_app(app)` -> the port on which it is served until the test ends."""
+    stack = AsyncExitStack()
+
+    async def serve_one(app: ASGIApp) -> int:
+        return await stack.enter_async_context(serving(app, "127.0.0.1", 0, lifespan="off"))
+
+    yield serve_one
+    _closing.append(asyncio.create_task(stack.aclose()))
+
+
 @pytest_asyncio.fixture(loop_scope="session")
 async def open_page(shared_browser: Browser) -> AsyncIterator[OpenPage]:
     """Opens pages, as `pages` does."""
@@ -45,41 +71,50 @@ async def page(open_page: OpenPage) -> Page:
 
 
 @pytest_asyncio.fixture(loop_scope="session")
-async def recorder(collector_host: str) -> AsyncIterator[Recorder]:
+async def recorder(collector_host: str, serve_app: Serve) -> AsyncIterator[Recorder]:
     """Where the tag sends to, as a notebook. That nothing but POST came is checked after every test."""
     collector = Recorder(collector_host)
-    async with serving(collector.app(), "127.0.0.1", 0, lifespan="off") as port:
-        collector.url = f"http://{collector_host}:{port}"
-        yield collector
+    collector.url = f"http://{collector_host}:{await serve_app(collector.app())}"
+    yield collector
     assert set(collector.methods) <= {"POST"}
 
 
 @pytest_asyncio.fixture(loop_scope="session")
-async def site(recorder: Recorder) -> AsyncIterator[Site]:
-    storefront = Site(recorder.url)
-    async with serving(storefront.app(), "127.0.0.1", 0, lifespan="off") as port:
-        storefront.url = f"http://{SHOP}:{port}"
-        yield storefront
+async def site(recorder: Recorder, serve_app: Serve) -> Site:
+    """A site with the recorder behind its tag."""
+    return await _site(recorder.url, serve_app)
 
 
 @pytest_asyncio.fixture(loop_scope="session")
-async def shop_url(recorder: Recorder) -> AsyncIterator[str]:
-    """The demo shop, with the recording collector behind its tag."""
-    async with serve("127.0.0.1", 0, recorder.url, TAG_ID) as port:
-        yield f"http://{SHOP}:{port}"
+async def shop_url(recorder: Recorder, serve_app: Serve) -> str:
+    """The demo shop, with the recorder behind its tag."""
+    return f"http://{SHOP}:{await serve_app(shop_app(recorder.url, TAG_ID))}"
 
 
 @pytest_asyncio.fixture(loop_scope="session")
-async def collector(collector_host: str, tmp_path: Path) -> AsyncIterator[Collector]:
+async def collector(
+    collector_host: str, tmp_path: Path, _closing: list[asyncio.Task[None]]
+) -> AsyncIterator[Collector]:
     """The real edge in front of a real journal."""
-    async with Collector(collector_host, tmp_path) as running:
-        yield running
+    edge = Collector(collector_host, tmp_path)
+    await edge.start()
+    yield edge
+    _closing.append(asyncio.create_task(edge.stop()))
 
 
 @pytest_asyncio.fixture(loop_scope="session")
-async def store(collector: Collector) -> AsyncIterator[Site]:
+async def store(collector: Collector, serve_app: Serve) -> Site:
     """A site with the real edge behind its tag."""
-    storefront = Site(collector.url)
-    async with serving(storefront.app(), "127.0.0.1", 0, lifespan="off") as port:
-        storefront.url = f"http://{SHOP}:{port}"
-        yield storefront
+    return await _site(collector.url, serve_app)
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def shop(collector: Collector, serve_app: Serve) -> str:
+    """The demo shop, with the real edge behind its tag."""
+    return f"http://{SHOP}:{await serve_app(shop_app(collector.url, TAG_ID))}"
+
+
+async def _site(collector_url: str, serve_app: Serve) -> Site:
+    storefront = Site(collector_url)
+    storefront.url = f"http://{SHOP}:{await serve_app(storefront.app())}"
+    return storefront

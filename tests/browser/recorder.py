@@ -10,10 +10,13 @@ from typing import Any
 
 import pytest
 from msgspec import Struct
+from playwright.async_api import Page
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
+
+from tests.browser.clock import pass_time
 
 PATIENCE_S = 30.0  # a busy machine takes its time; what comes ends the wait at once
 TAG_ID = "demo"
@@ -30,7 +33,7 @@ def cookie_domain(host: str) -> str:
     return "shop.localhost" if host == ONE_SITE else ""
 
 
-TAG_JS = files("pinstream.collect") / "static" / "tag.js"
+STATIC = files("pinstream.collect") / "static"
 
 
 class Sent(Struct):
@@ -55,18 +58,21 @@ class Recorder:
         self.methods: list[str] = []
         self.statuses: list[int] = []
         """The next answers; when they are used up, 204."""
+        self.retry_after = ""
         self.sets_cookie = False
 
     def app(self) -> Starlette:
         return Starlette(
             routes=[
-                Route("/tag.js", self._tag),
                 Route("/p/i", self._take, methods=["GET", "POST", "OPTIONS"]),
+                Route("/{script:path}", self._script),
             ]
         )
 
-    async def _tag(self, request: Request) -> Response:
-        return Response(TAG_JS.read_bytes(), media_type="text/javascript")
+    async def _script(self, request: Request) -> Response:
+        script = STATIC / request.path_params["script"]
+        anywhere = {"Access-Control-Allow-Origin": "*"}  # import() and workers ask with CORS
+        return Response(script.read_bytes(), media_type="text/javascript", headers=anywhere)
 
     async def _take(self, request: Request) -> Response:
         self.methods.append(request.method)
@@ -75,7 +81,10 @@ class Recorder:
         answer = Response(status_code=self.statuses.pop(0) if self.statuses else 204)
         answer.headers["Access-Control-Allow-Origin"] = request.headers.get("origin", "*")
         answer.headers["Access-Control-Allow-Credentials"] = "true"
+        answer.headers["Access-Control-Expose-Headers"] = "Retry-After"
         answer.headers["Vary"] = "Origin"
+        if self.retry_after and answer.status_code in (429, 503):
+            answer.headers["Retry-After"] = self.retry_after
         if self.sets_cookie and request.method == "POST":
             withdrawn = self.sent[-1].body["consent"] == "no"
             visitor, age = ("", 0) if withdrawn else (self.sent[-1].body["visitor_id"], 390 * 86_400)
@@ -125,10 +134,10 @@ class Recorder:
         assert len(self.sent) == count
         return self.sent
 
-    async def stays_silent(self, seconds: float = 1.5) -> None:
-        """Nothing (more) comes, for longer than the tag collects."""
+    async def stays_silent(self, page: Page, seconds: int = 60) -> None:
+        """Nothing (more) comes for so long. The page must run `with_own_clock`."""
         before = len(self.sent)
-        await asyncio.sleep(seconds)
+        await pass_time(page, seconds)
         assert [sent.names for sent in self.sent[before:]] == []
 
 
@@ -138,19 +147,27 @@ def _holds(got: list[str], wanted: tuple[str, ...]) -> bool:
 
 
 class Site:
-    """A storefront: `pages` maps a path to what stands in the page's head."""
+    """A storefront, by path: what stands in a page's head, its Content-Security-Policy, and scripts of its own."""
 
     def __init__(self, collector_url: str) -> None:
         self.url = ""
         self.collector_url = collector_url
         self.pages: dict[str, str] = {"/": ""}
+        self.policies: dict[str, str] = {}
+        self.scripts: dict[str, str] = {}
 
     def app(self) -> Starlette:
         return Starlette(routes=[Route("/{path:path}", self._page)])
 
     async def _page(self, request: Request) -> Response:
-        head = self.pages.get(request.url.path, "")
-        return HTMLResponse(f"<!doctype html><title>Site</title><link rel=icon href=data:,><head>{head}</head>")
+        path = request.url.path
+        if path in self.scripts:
+            return Response(self.scripts[path], media_type="text/javascript")
+        head = self.pages.get(path, "")
+        page = HTMLResponse(f"<!doctype html><title>Site</title><link rel=icon href=data:,><head>{head}</head>")
+        if path in self.policies:
+            page.headers["Content-Security-Policy"] = self.policies[path]
+        return page
 
     def tag(self, calls: str = "", *, load: bool = True) -> str:
         """The stub of js/README.md, and then `calls`."""

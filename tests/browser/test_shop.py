@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from playwright.async_api import Page, Request
 
+from tests.browser.clock import with_own_clock
 from tests.browser.recorder import Recorder, in_browser
 from tests.browser_fixtures import OpenPage
 
@@ -20,13 +21,13 @@ HASH = hashlib.sha256(EMAIL.encode()).hexdigest()
 def complaints(page: Page) -> list[str]:
     """What the browser complains of from now on: a blocked script, a missing file, an error.
 
-    Not: an answer that comes when the page has gone. The request itself outlives the page, so it is no failure.
+    Not: what was under way when the page was left. The tag's requests outlive the page, so they are no failure.
     """
     said: list[str] = []
     page.on("console", lambda message: said.append(message.text) if message.type in ("error", "warning") else None)
 
     def failed(request: Request) -> None:
-        if not (request.url.endswith("/p/i") and request.failure == "net::ERR_ABORTED"):
+        if request.failure != "net::ERR_ABORTED":
             said.append(f"{request.url}: {request.failure}")
 
     page.on("requestfailed", failed)
@@ -109,13 +110,14 @@ async def test_the_cart_is_told_also_when_the_visitor_leaves_at_once(
 
 @pytest.mark.parametrize("answer", ["Refuse", ""])
 async def test_without_a_yes_nothing_is_told(answer: str, page: Page, shop_url: str, recorder: Recorder) -> None:
+    await with_own_clock(page)
     await page.goto(shop_url)
     if answer:
         await page.click(f"text={answer}")
     else:
         await page.evaluate("document.getElementById('consent').remove()")
     await buy(page, shop_url)
-    await recorder.stays_silent()
+    await recorder.stays_silent(page)
     assert recorder.sent == []
     assert await page.evaluate("localStorage.length") == 0
 
@@ -124,6 +126,7 @@ async def test_with_gpc_nobody_is_asked_and_nothing_is_told(
     open_page: OpenPage, shop_url: str, recorder: Recorder
 ) -> None:
     page = await open_page(gpc=True)
+    await with_own_clock(page)
     await page.goto(shop_url)
     assert not await page.is_visible("#consent")
     await page.click("text=Privacy choices")
@@ -131,12 +134,13 @@ async def test_with_gpc_nobody_is_asked_and_nothing_is_told(
     assert not await page.is_visible("#accept")
     await page.click("#refuse")
     await buy(page, shop_url)
-    await recorder.stays_silent()
+    await recorder.stays_silent(page)
     assert recorder.sent == []
 
 
 async def test_a_change_of_mind_withdraws(page: Page, shop_url: str, recorder: Recorder) -> None:
     recorder.sets_cookie = True
+    await with_own_clock(page)
     await page.goto(shop_url)
     await page.click("text=Accept")
     await recorder.until("init", "pagevisit")
@@ -144,7 +148,7 @@ async def test_a_change_of_mind_withdraws(page: Page, shop_url: str, recorder: R
     await page.click("text=Refuse")
     await recorder.until("consent_withdrawn")
     await page.goto(f"{shop_url}/p/mug")
-    await recorder.stays_silent()
+    await recorder.stays_silent(page)
     assert recorder.counted == ["init", "pagevisit", "consent_withdrawn"]
 
 

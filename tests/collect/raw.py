@@ -13,6 +13,7 @@ from tests.collect.conftest import Running
 
 PATIENCE_S = 10
 BODILESS = (204, 304)
+LISTS = ("vary",)
 
 
 class Answer(NamedTuple):
@@ -69,8 +70,10 @@ class Connection(asyncio.Protocol):
         line, *lines = head.decode("latin-1").split("\r\n")
         version, status, _ = line.split(" ", 2)
         assert version == "HTTP/1.1"
-        headers = {name.lower(): value for name, value in (field.split(": ", 1) for field in lines)}
-        assert len(headers) == len(lines), f"a header twice: {lines}"
+        headers: dict[str, str] = {}
+        for name, value in (field.split(": ", 1) for field in lines):
+            assert name.lower() not in headers or name.lower() in LISTS, f"a header twice: {lines}"
+            headers[name.lower()] = ", ".join(filter(None, [headers.get(name.lower()), value]))
         length = int(headers.get("content-length", 0))
         if bodiless or int(status) in BODILESS or int(status) < 200:
             length = 0

@@ -19,9 +19,8 @@ from pinstream.event import EVENTS, TOPICS
 from pinstream.eventlog.journal import JournalLog
 from pinstream.serving import Bounded
 from pinstream.settings import Collect, Log
-from tests.collect import raw
 from tests.collect.conftest import SNAPSHOT, Running, running
-from tests.collect.corpus import CASES, FAULTS, MODULES
+from tests.collect.corpus import CASES, MODULES
 from tests.collect.corpus.case import EVENT, HEALTH, TINY, Case, post
 from tests.collect.raw import Answer, connected
 
@@ -115,21 +114,13 @@ def nothing_unforeseen(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
 
 
-@pytest.fixture(autouse=True)
-def no_patience_with_faults(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    if request.node.get_closest_marker("xfail"):
-        monkeypatch.setattr(raw, "PATIENCE_S", 0.5)
-
-
 def cases(*paths: str, at_most_bytes: int | None = None) -> list[Any]:
     """Every case on each of these paths; with a bound on its size, only those that pass as a whole."""
     found = []
     for path in paths:
         for name, case in CASES.items():
-            fault = FAULTS.get((path, name), "")
-            marks = [pytest.mark.xfail(reason=fault, strict=True)] if fault else []
-            marks += [pytest.mark.slow] if fault or path != "hot" else []
-            if at_most_bytes is None or (len(case.sent) <= at_most_bytes and not fault):
+            marks = [pytest.mark.slow] if path != "hot" else []
+            if at_most_bytes is None or len(case.sent) <= at_most_bytes:
                 found.append(pytest.param(path, case, id=f"{path}-{name}", marks=marks))
     return found
 
@@ -181,7 +172,7 @@ async def test_a_case_byte_by_byte(edges: dict[str, Edge], path: str, case: Case
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in CASES if not any((path, name) in FAULTS for path in PATHS)])
+@pytest.mark.parametrize("name", CASES)
 async def test_both_paths_answer_alike(edges: dict[str, Edge], name: str) -> None:
     case = CASES[name]
     outcomes, records = [], []

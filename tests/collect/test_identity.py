@@ -85,7 +85,6 @@ def test_sha256_passes_in_lower_case_and_other_hashes_do_not(key: str) -> None:
         "${email}",
         "%%email%%",
         "(not set)",
-        sha(""),
         sha("undefined"),
         sha("null"),
         sha("<user_email_address>"),
@@ -96,6 +95,11 @@ def test_sha256_passes_in_lower_case_and_other_hashes_do_not(key: str) -> None:
 def test_a_templates_leftover_is_refused(leftover: str) -> None:
     for key in ("em", "external_id", "ph", "fn"):
         assert fault(key, leftover) == ("bad_value", f"$.user.{key}[0]")
+
+
+def test_the_hash_of_an_empty_text_is_as_absent_as_the_text() -> None:
+    found = identity.identify({"em": (sha(""), "ann@shop.de"), "ph": (f" {sha('').upper()} ",)}, "", "$.user")
+    assert (found.em, found.ph) == (sha("ann@shop.de"), "")
 
 
 def test_the_hash_that_pinterests_helper_flags_is_among_them() -> None:

@@ -25,6 +25,7 @@ from pinstream.state.snapshot import Snapshot
 from tests.collect.conftest import BROWSER, SHOP, SITE, SNAPSHOT, Running
 
 PAGE = {"site": SITE.tag_id, "consent": "yes", "event": "page_visit"}
+GET = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
 def free_port() -> int:
@@ -88,14 +89,25 @@ async def test_events_in_and_both_ports_answer(tmp_path: Path) -> None:
 
 async def test_stopping_answers_what_is_open_and_keeps_it(tmp_path: Path) -> None:
     settings = settings_in(tmp_path, commit_interval_ms=300)
-    async with serving(settings) as role, browser() as http:
-        await http.post(f"{role.url}/p/i", json=PAGE)
-        open_requests = [asyncio.create_task(http.post(f"{role.url}/p/i", json=PAGE)) for _ in range(20)]
-        await asyncio.sleep(0.15)
+    async with serving(settings) as role, AsyncExitStack() as stack:
+        streams = [await connected(stack, settings.collect.port) for _ in range(20)]
+        for _, writer in streams:
+            writer.write(events())
+        await asyncio.sleep(0.1)  # by now most likely taken, and waiting for the interval to pass
         role.stop.set()
-        statuses = [(await request).status_code for request in open_requests]
-    assert statuses == [204] * 20
-    assert len(await Running("", settings.journal_dir).stored(EVENTS)) == 21
+        for reader, _ in streams:
+            assert (await reader.readline()).startswith(b"HTTP/1.1 204 ")
+    assert len(await Running("", settings.journal_dir).stored(EVENTS)) == 20
+
+
+async def connected(stack: AsyncExitStack, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A connection that the server has taken: it answered once."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    stack.push_async_callback(writer.wait_closed)
+    stack.callback(writer.close)
+    writer.write(GET)
+    assert b"connection: close" not in await reader.readuntil(b'{"ok":true}')
+    return reader, writer
 
 
 async def test_it_is_not_ready_before_the_public_port_takes_connections(
@@ -120,30 +132,23 @@ async def test_it_is_not_ready_before_the_public_port_takes_connections(
 
 
 async def test_while_it_stops_it_is_not_ready(tmp_path: Path) -> None:
-    settings = settings_in(tmp_path, body_timeout_s=1)
+    settings = settings_in(tmp_path)
     async with serving(settings) as role, browser() as http:
-        _, writer = await asyncio.open_connection("127.0.0.1", settings.collect.port)
-        writer.write(b"POST /p/i HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{")
-        await writer.drain()
-        await asyncio.sleep(0.1)
+        reader, writer = await asyncio.open_connection("127.0.0.1", settings.collect.port)
+        writer.write(b"POST /p/i HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 9\r\n\r\n")
+        assert await reader.readline() == b"HTTP/1.1 100 Continue\r\n"  # it waits for this body
         role.stop.set()
-        await asyncio.sleep(0.1)
-        response = await http.get(f"{role.ops}/readyz")
+        while (response := await http.get(f"{role.ops}/readyz")).status_code == 200:
+            await asyncio.sleep(0.01)
         assert (response.status_code, response.json()["reason"]) == (503, "log_away")
         writer.close()
 
 
 async def test_while_it_stops_answers_close_and_idle_connections_get_time(tmp_path: Path) -> None:
     settings = settings_in(tmp_path)
-    get = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
     async with serving(settings) as role:
         async with AsyncExitStack() as stack:
-            streams = [await asyncio.open_connection("127.0.0.1", settings.collect.port) for _ in range(3)]
-            for reader, writer in streams:
-                stack.push_async_callback(writer.wait_closed)
-                stack.callback(writer.close)
-                writer.write(get)
-                assert b"connection: close" not in await reader.readuntil(b'{"ok":true}')
+            streams = [await connected(stack, settings.collect.port) for _ in range(3)]
             role.stop.set()
             while True:  # until nobody listens
                 try:
@@ -153,7 +158,7 @@ async def test_while_it_stops_answers_close_and_idle_connections_get_time(tmp_pa
                 probe.close()
                 await probe.wait_closed()
             assert not any(reader.at_eof() for reader, _ in streams)
-            for (reader, writer), request in zip(streams, (get, events(), b""), strict=True):
+            for (reader, writer), request in zip(streams, (GET, events(), b""), strict=True):
                 writer.write(request)
                 assert (b"connection: close" in (await reader.read()).lower()) == bool(request)
         await asyncio.wait_for(role.task, 10)

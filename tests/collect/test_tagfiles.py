@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pinstream.collect.tagfiles import ENDPOINT, MAX_KEPT, PINNABLE, TagFiles
+from pinstream.collect.tagfiles import ENDPOINT, MAX_KEPT, NOT_SERVED, TagFiles
 from pinstream.errors import Misconfigured
 from pinstream.event import EVENTS
 from pinstream.settings import Collect
@@ -22,13 +22,13 @@ PAGE = {"site": SITE.tag_id, "consent": "yes", "event": "page_visit"}
 
 def test_every_built_file_is_served_beside_the_script() -> None:
     files = TagFiles("/tag.js", "/p/i")
-    built = [path for path in STATIC.rglob("*") if path.is_file()]
+    built = [path for path in STATIC.rglob("*") if path.is_file() and path.name not in NOT_SERVED]
     assert built
     for path in built:
         assert files.paths[f"/{path.relative_to(STATIC)}"].body == path.read_bytes()
 
 
-@pytest.mark.parametrize("name", [name for name in PINNABLE if (STATIC / name).is_file()])
+@pytest.mark.parametrize("name", ["tag.js", "tag.mjs", "mirror.js", "debug.js"])
 def test_a_script_names_its_endpoint_once(name: str) -> None:
     """Else a setting could not move it."""
     file = STATIC / name
@@ -47,6 +47,12 @@ def test_a_script_names_its_endpoint_once(name: str) -> None:
 def test_the_endpoint_is_relative_to_the_script(script_path: str, endpoint_path: str, relative: bytes) -> None:
     """So that a proxy may put both under a path of its own."""
     assert relative in TagFiles(script_path, endpoint_path).script().body
+
+
+@pytest.mark.parametrize("name", ["mirror.js", "debug.js"])
+def test_a_name_of_another_file_is_no_script_path(name: str) -> None:
+    with pytest.raises(Misconfigured, match=name):
+        TagFiles(f"/x/{name}", "/p/i")
 
 
 @pytest.mark.parametrize("path", ["/v1/engagements", "/v1/x", "/v3", "/v3/x", "/healthz"])

@@ -269,7 +269,8 @@ async def test_of_a_killed_worker_only_requests_under_way_are_cut_off(tmp_path: 
         assert ledger.refused == 0
         assert len(ledger.broken) <= 8  # one a connection
         counted = await collect.metric("pinstream_durable_total")
-        assert len(ledger.answered) <= counted <= len(ledger.answered) + len(ledger.broken)
+        # a worker may die between an answer and its count, or between the count and the answer: one a connection
+        assert len(ledger.answered) - 8 <= counted <= len(ledger.answered) + len(ledger.broken)
         assert [worker["restarts"] for worker in await collect.workers() if worker["pid"] not in first] == [1]
         await collect.stopped()
         stored = await collect.stored()

@@ -14,6 +14,7 @@ import clickhouse_connect
 import pytest
 from playwright.async_api import Page
 
+from pinstream.demo import stack as demo
 from pinstream.demo.shoppers import Ledger, certain_people, expected_cart_abandoners, shop
 from pinstream.demo.stack import TAG_ID, Stack, stack
 from pinstream.errors import PinstreamError
@@ -32,6 +33,7 @@ async def running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncItera
     for name in [name for name in os.environ if name.startswith("PINSTREAM_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("PINSTREAM_CONFIG", "")  # put back what the stack sets
+    monkeypatch.setattr(demo, "PORTS", dict.fromkeys(demo.PORTS, 0))  # nobody else's, however many tests run
     lines: list[str] = []
     try:
         async with stack(tmp_path / "data", lambda name, line: lines.append(f"{name}: {line}")) as everything:
@@ -59,6 +61,18 @@ async def fill_cart(page: Page, running: Stack, email: str, *, answer: str | Non
     await page.click("text=Sign up")
     await page.wait_for_url("**/?subscribed=1**")
     await page.goto("about:blank")
+
+
+async def visitors_of(running: Stack, email: str) -> int:
+    """How many visitors are known by an address.
+
+    `events` does not always say: what the tag sends again, as it heard no answer, carries no address and takes the
+    place of what did.
+    """
+    rows = await running.warehouse.select(
+        "SELECT count() AS n FROM identity FINAL WHERE id_value = unhex({em:String})", {"em": sha256(email)}
+    )
+    return int(rows[0]["n"])
 
 
 async def events_of(running: Stack, email: str) -> int:
@@ -95,9 +109,9 @@ async def test_who_fills_a_cart_and_leaves_becomes_a_member_and_who_says_no_does
     await until(ordered, "the order is in ClickHouse")
     await until(is_member, "who consented is in Pinterest's list")
     assert await running.audience_members() == {sha256(yes)}
-    assert await events_of(running, yes) > 0
+    assert await visitors_of(running, yes) == 1
     for email in (no, silent, gpc):
-        assert await events_of(running, email) == 0
+        assert await visitors_of(running, email) == await events_of(running, email) == 0
 
     await willing.goto(running.shop_url)
     await willing.click("text=Privacy choices")
@@ -136,10 +150,14 @@ async def test_nothing_is_lost_when_every_process_is_killed_under_load(running: 
     ids = [row["event_id"] for row in rows]
     assert durable <= set(ids)
     assert len(ids) == len(set(ids))
-    minutes = await running.warehouse.select("SELECT sum(n) AS n FROM event_minute")
-    positions = await running.warehouse.select("SELECT uniqExact(k_partition, k_offset) AS n FROM events")
+    [positions] = await running.warehouse.select("SELECT uniqExact(k_partition, k_offset) AS n FROM events")
     sent_again = sum(entry.tries > 1 for entry in ledger.entries.values())  # two records, which may be one row
-    assert 0 <= int(minutes[0]["n"]) - int(positions[0]["n"]) <= sent_again
+
+    async def counted() -> bool:
+        [minutes] = await running.warehouse.select("SELECT sum(n) AS n FROM event_minute")
+        return 0 <= int(minutes["n"]) - int(positions["n"]) <= sent_again
+
+    await until(counted, "the views, which come behind the table, have counted each record once")
 
     async def equal() -> bool:
         return (await running.list_members())[1] == await running.audience_members()

@@ -403,9 +403,9 @@ async def test_an_outage_loses_nothing_and_doubles_nothing(
     await ledger.load(1)
     await until(lambda: is_drained(appender))
     assert counted("spooling") == 0
-    assert counted("spooled_total") - spooled == counted("drained_total") - drained > 1000
+    assert counted("spooled_total") - spooled == counted("drained_total") - drained > 100
     assert (counted("spool_records"), ledger.faults) == (0, [])
-    assert ledger.slowest_s < 2.5, "the ack time-out, and a disk shared with others"
+    assert ledger.slowest_s < 3.5, "nobody waits for Kafka to come back"
     await ledger.load(0.2)
     await appender.aclose()
     assert sorted(await values_in(private_kafka.bootstrap, {topic: 3})) == sorted(ledger.acked), "each of them, once"

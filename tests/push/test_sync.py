@@ -397,7 +397,8 @@ async def test_a_lost_lease_stops_the_sync(shop: Shop, monkeypatch: pytest.Monke
     await shop.carted(1)
     shop.fake.fault("slow", CREATE, ms=3000)
     task = asyncio.create_task(sync.sync(shop.parts, shop.link_id))
-    await asyncio.sleep(0.15)
+    while not shop.fake.calls(CREATE):
+        await asyncio.sleep(0.01)
     shop.parts.store.set_connection(shop.link_id, lease_owner="thief", lease_until_ms=shop.clock.now_ms + 400)
     with pytest.raises(StateError, match="took connection"):
         await task

@@ -22,9 +22,9 @@ const api = (): Api | undefined => page.__tcfapi as Api | undefined;
 once(api, () =>
   api()?.("addEventListener", 2, ({ eventStatus, gdprApplies, purpose }, success) => {
     if (!success) return;
-    const { consents, legitimateInterests } = purpose;
     if (gdprApplies === false) say(true);
     else if (eventStatus !== "cmpuishown") {
+      const { consents, legitimateInterests } = purpose;
       say([1, 3, 4].every((id) => consents[id]) && !!(consents[7] || legitimateInterests[7]));
     }
   }),

@@ -42,6 +42,9 @@ _TEMPLATE_HASHES: Final = frozenset(
 ) | {digest("[object Object]"), digest("NaN"), digest(" ")}
 
 
+_NOTHING: Final = ("", digest(""))
+
+
 class Person(Struct, frozen=True, kw_only=True):
     """The hashed identifiers of whoever sent a request."""
 
@@ -73,10 +76,10 @@ def identify(user: Mapping[str, tuple[str, ...]], region: str, path: str) -> Per
 
 
 def _hashes(key: str, values: tuple[str, ...], region: str, path: str) -> list[str]:
-    """The valid values' hashes, in order. Empty texts count as absent."""
+    """The valid values' hashes, in order. Empty texts count as absent, and so does the hash of one: shops send it."""
     hashes, fault = [], None
     for place, value in enumerate(values):
-        if not value.strip():
+        if value.strip().lower() in _NOTHING:
             continue
         try:
             hashes.append(hashed(key, value, region, f"{path}[{place}]"))

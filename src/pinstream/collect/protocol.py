@@ -17,7 +17,6 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any, ClassVar, Final
 
-import httptools
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.protocols.utils import get_remote_addr
@@ -41,8 +40,6 @@ MAX_QUEUED: Final = 64  # requests of one connection that are not answered; past
 PIECE_BYTES: Final = 4096  # that are parsed at once: a few hundred requests at most
 PENDING_BYTES: Final = 64 << 10  # received and not read; past it, nothing more is received
 
-_OF_UPGRADES: Final = (b"upgrade", b"http2-settings")
-_ABOUT_ITSELF: Final = (b"close", b"keep-alive")
 HOT: Final = {
     (b"POST", b"/p/i"): "events",
     (b"POST", b"/v1/events"): "events",
@@ -109,7 +106,6 @@ class Hot(Bounded):
         self._pending_bytes = 0
         self._read_bytes = 0  # of the first of them
         self._listed = False  # in the inbox
-        self._upgrading = False
         self._half_closed = False
         self._ended = False  # nothing that comes now is a request
 
@@ -182,12 +178,7 @@ class Hot(Bounded):
         self._unseen_bytes += len(piece)
         self._possible_bytes = self._unseen_bytes
         self._unset_keepalive_if_required()
-        try:
-            self.parser.feed_data(piece)
-        except httptools.HttpParserUpgrade as exc:
-            self._ignore_upgrade(piece[exc.args[0] :])
-        except httptools.HttpParserError:
-            self._refuse(self._refusal)
+        self._feed(piece)
         if self._refused or self.transport.is_closing():
             return
         if self._unseen_bytes > MAX_HEAD_BYTES:
@@ -254,12 +245,9 @@ class Hot(Bounded):
             self._stop_clock()
         if self._ended:
             return
-        parser = self.parser
-        if parser.should_upgrade():
-            if parser.get_method() == b"CONNECT":
-                raise ValueError("This is no proxy.")  # the parser makes it the error that is answered 400
-            self._upgrading = True
+        if self._asks_for_upgrade():
             return
+        parser = self.parser
         path, _, query = self.url.partition(b"?")
         route = self.hot.get((parser.get_method(), path))
         if route and b"#" not in query and parser.get_http_version() == "1.1":
@@ -308,23 +296,6 @@ class Hot(Bounded):
         self.inbox.body_bytes -= self._held_bytes
         self._held_bytes = 0
         self._body = b""
-
-    def _ignore_upgrade(self, rest: bytes) -> None:
-        """Read the request again without its wish for another protocol (RFC 9110 7.8), and go on with what follows.
-
-        The parser takes what comes behind such a head for the other protocol.
-        """
-        self._upgrading = self._body_open = False
-        version = self.parser.get_http_version().encode()
-        lines = [b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, version)]
-        for name, value in self.headers:
-            if name == b"connection":
-                value = b", ".join([token for token in value.split(b",") if token.strip().lower() in _ABOUT_ITSELF])
-            if name not in _OF_UPGRADES:
-                lines.append(b"%b: %b" % (name, value))
-        self.parser = httptools.HttpRequestParser(self)
-        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
-        self._read(b"\r\n".join(lines) + b"\r\n\r\n" + rest)
 
     def _count_head(self) -> None:
         """The exact size, where the segments received leave room for one that is too large."""

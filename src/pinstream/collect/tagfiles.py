@@ -35,7 +35,9 @@ SCRIPT: Final = "tag.js"
 PINNABLE: Final = (SCRIPT, "mirror.js")
 """Scripts that pages embed; the others are loaded by these, or on top of them."""
 ENDPOINT: Final = b'"p/i"'
-"""How the built scripts spell the endpoint: relative to their own address, exactly once."""
+"""How the built scripts that send spell the endpoint: relative to their own address, exactly once."""
+NOT_SERVED: Final = ("stub.js",)
+"""What only `snippet.py` puts into pages."""
 
 _TYPES: Final = {".js": "text/javascript", ".mjs": "text/javascript", ".ts": "text/plain"}
 _PINNED: Final = re.compile(r"[\w-]+\.([0-9a-f]{16})\.js")
@@ -70,6 +72,7 @@ class TagFiles:
         """
         self._built = {name: file.read_bytes() for name, file in _walk(resources.files(__package__) / "static")}
         self.script_path = script_path
+        self.endpoint_path = endpoint_path
         self.paths: dict[str, TagFile] = {}
         for script in dict.fromkeys((f"/{SCRIPT}", script_path)):
             self._place(script, endpoint_path)
@@ -82,8 +85,7 @@ class TagFiles:
             raise Misconfigured(f"collect.script_path: {script} is the name of another of the tag's files.")
         endpoint = f'"{posixpath.relpath(endpoint_path, folder)}"'.encode()
         for name, body in self._built.items():
-            placed = body.replace(ENDPOINT, endpoint) if name in PINNABLE else body
-            file = TagFile(placed, _TYPES[posixpath.splitext(name)[1]])
+            file = TagFile(body.replace(ENDPOINT, endpoint), _TYPES[posixpath.splitext(name)[1]])
             path = script_path if name == SCRIPT else posixpath.join(folder, name)
             self.paths[path] = file
             if name in PINNABLE:
@@ -112,6 +114,10 @@ class TagFiles:
             return
         for folder in {"/", posixpath.dirname(self.script_path)}:
             self.paths.setdefault(posixpath.join(folder, kept.name), file)
+
+    def beside(self, name: str) -> str:
+        """The path of another of the files."""
+        return posixpath.join(posixpath.dirname(self.script_path), name)
 
     def script(self) -> TagFile:
         """The tag itself, as it is at `script_path`."""
@@ -160,5 +166,5 @@ def _walk(folder: Traversable, under: str = "") -> Iterator[tuple[str, Traversab
     for entry in folder.iterdir():
         if entry.is_dir():
             yield from _walk(entry, f"{under}{entry.name}/")
-        elif posixpath.splitext(entry.name)[1] in _TYPES:
+        elif entry.name not in NOT_SERVED and posixpath.splitext(entry.name)[1] in _TYPES:
             yield f"{under}{entry.name}", entry

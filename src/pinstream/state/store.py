@@ -136,7 +136,8 @@ class Store:
 
     def site(self, tag_id: str) -> Site:
         """The site with this tag id. Raises Refused if there is none."""
-        return self._one(SITE, SITE.c.tag_id == tag_id, Site, f"There is no site {tag_id}. `pinstream sites list`.")
+        missing = f"There is no site {tag_id}. `pinstream sites list` shows all, `pinstream sites add` makes one."
+        return self._one(SITE, SITE.c.tag_id == tag_id, Site, missing)
 
     def currency(self, site_id: int) -> str:
         """A site's own currency; empty if none was set. Raises Refused if there is no such site."""

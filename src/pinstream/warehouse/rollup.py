@@ -1,7 +1,7 @@
 """Rollups, the tables that views feed, and how one is built anew beside itself: its parts in ClickHouse.
 
 When to do what, so that `load` may go on, is decided in load/rebuild.py; why it is exact, in
-docs/decisions/0009-a-rollup-is-rebuilt-beside-itself.md. Two tables may be there beside a rollup `t`: `t__next`,
+docs/decisions/0010-a-rollup-is-rebuilt-beside-itself.md. Two tables may be there beside a rollup `t`: `t__next`,
 which is being filled, and `t__ready`, which is complete: from then on there is no way back.
 
 A rollup's table and its views stand in one migration, as `CREATE ... IF NOT EXISTS`; a later migration that changes

@@ -144,4 +144,4 @@ CREATE TABLE IF NOT EXISTS rollup_flip{on_cluster}
 ENGINE = {engine MergeTree()}
 ORDER BY (version, state)
 SETTINGS {window}, {fsync}
-COMMENT 'Steps of rollup_version; load takes up the newest one (docs/decisions/0009)';
+COMMENT 'Steps of rollup_version; load takes up the newest one (docs/decisions/0010)';

@@ -1,6 +1,6 @@
 -- What is known of each visitor, kept up to date by views. Everything an audience reads is idempotent: the same
 -- event counted twice changes nothing. A view takes the records of its own rollup_version and of later ones, so that
--- a new view begins at an exact offset of every partition (docs/decisions/0009).
+-- a new view begins at an exact offset of every partition (docs/decisions/0010).
 
 CREATE TABLE IF NOT EXISTS visitor_profile{on_cluster}
 (

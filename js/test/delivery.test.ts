@@ -1,0 +1,420 @@
+/** When events travel, together with which others, what is kept until they have arrived, and what is never sent again. */
+
+import assert from "node:assert/strict";
+import { test } from "node:test";
+
+import { Limit } from "../src/client.ts";
+import { ENDPOINT, Shop, eachInStillTime, pass } from "./shop.ts";
+
+eachInStillTime();
+
+test("events of a second travel together, in order", async () => {
+  const shop = new Shop();
+  const pintrk = shop.started();
+  await pass(0);
+  pintrk("page");
+  pintrk("track", "pagevisit");
+  await pass(Limit.FLUSH_MS - 1);
+  assert.deepEqual(shop.names, []);
+  await pass(1);
+  assert.deepEqual(shop.bodies.map(({ events }) => events.length), [2]);
+  assert.deepEqual(shop.names, ["init", "pagevisit"]);
+});
+
+test("a request needs no permission and outlives the page", async () => {
+  const shop = new Shop();
+  shop.started()("track", "lead");
+  await pass(0);
+  const { body, ...how } = shop.requests[0] ?? {};
+  assert.equal(typeof body, "string"); // browsers send a text as text/plain
+  assert.deepEqual(how, { method: "POST", credentials: "include", keepalive: true });
+  assert.ok(ENDPOINT.endsWith("/p/i"));
+});
+
+test("a full batch does not wait, and is not more than full", async () => {
+  const shop = new Shop();
+  const pintrk = shop.started();
+  await pass(0);
+  for (let n = 0; n < Limit.BATCH_EVENTS - 1; n++) pintrk("track", "x");
+  await pass(0);
+  assert.deepEqual(shop.requests, []);
+  pintrk("track", "x");
+  pintrk("track", "x");
+  await pass(0);
+  assert.deepEqual(shop.bodies.map(({ events }) => events.length), [Limit.BATCH_EVENTS, 1]);
+});
+
+for (const name of ["checkout", "Checkout", "SignUp", "sign_up", "lead"])
+  test(`${name} does not wait`, async () => {
+    const shop = new Shop();
+    shop.started()("track", name);
+    await pass(0);
+    assert.deepEqual(shop.names, [name]);
+  });
+
+test(`no request is larger than 40,000 bytes, however many bytes a character has`, async () => {
+  const shop = new Shop();
+  const pintrk = shop.started();
+  pintrk("set", { em: "a@example.com", external_id: "7" });
+  for (let n = 0; n < 9; n++) pintrk("track", "x", { text: "€😀é".repeat(1000) }); // 9 kB each
+  pintrk("track", "lead");
+  await pass(0);
+  const sizes = shop.requests.map(({ body }) => Buffer.byteLength(String(body)));
+  assert.ok(Math.max(...sizes) <= 40_000, String(sizes));
+  assert.deepEqual(shop.bodies.map(({ events }) => events.length), [4, 4, 2]);
+});
+
+test("a request may be filled to the last byte", async () => {
+  for (let more = 0; more < 400; more++) {
+    const shop = new Shop();
+    const pintrk = shop.started();
+    pintrk("track", "one", { text: "x".repeat(30_000) });
+    pintrk("track", "two", { text: "x".repeat(9_360 + more) });
+    shop.leave();
+    for (const { body } of shop.requests) assert.ok(Buffer.byteLength(String(body)) <= 40_000);
+    if (shop.requests.length === 2) return assert.ok(more > 0, "the first try was too large already");
+  }
+  assert.fail("everything fitted");
+});
+
+test(`an event of ${Limit.EVENT_BYTES} bytes is taken, a larger one is told no`, async () => {
+  const shop = new Shop();
+  const pintrk = shop.started();
+  const told: unknown[] = [];
+  const size = (text: string) =>
+    JSON.stringify({ text, event: "my own", event_id: "1", time: shop.time, url: shop.location.href, referrer: "" }).length;
+  for (const more of [0, 1]) {
+    const text = "x".repeat(Limit.EVENT_BYTES - size("") + more);
+    pintrk("track", "my own", { text, event_id: "1" }, (...said) => told.push(said));
+  }
+  shop.leave();
+  await pass(0);
+  assert.deepEqual(told, [
+    [true, undefined],
+    [false, "too much"],
+  ]);
+  assert.equal(shop.names.length, 1);
+});
+
+test("what a page changes after the call changes nothing", async () => {
+  const shop = new Shop();
+  const data = { value: 1 };
+  shop.started()("track", "lead", data);
+  data.value = 2;
+  await pass(0);
+  assert.equal(shop.bodies[0]?.events[0]?.value, 1);
+});
+
+test("texts that no server takes are mended", async () => {
+  const shop = new Shop();
+  const props = { a: "x\0y", b: "x\ud800y", c: "x\udc00", d: "😀", e: "\\ud800 \\u0000", f: "\\\ud800" };
+  shop.started()("track", "lead", { props });
+  await pass(0);
+  const mended = { a: "xy", b: "xy", c: "x", d: "😀", e: "\\ud800 \\u0000", f: "\\" };
+  assert.deepEqual(shop.bodies[0]?.events[0]?.props, mended);
+});
+
+// --- answers ------------------------------------------------------------------------------------
+
+for (const answer of ["network", { status: 500 }, { status: 503 }, { status: 429 }] as const)
+  test(`${JSON.stringify(answer)}: the same events again, later each time`, async () => {
+    const shop = new Shop();
+    shop.answers = [answer, answer];
+    const id = shop.started()("track", "lead");
+    await pass(0);
+    await pass(999);
+    assert.equal(shop.requests.length, 1);
+    await pass(1);
+    assert.equal(shop.requests.length, 2);
+    await pass(1999);
+    assert.equal(shop.requests.length, 2);
+    await pass(1);
+    assert.deepEqual(shop.bodies.map(({ events }) => events[0]?.event_id), [id, id, id]);
+    await pass(600_000);
+    assert.equal(shop.requests.length, 3);
+    assert.deepEqual(shop.kept, []);
+  });
+
+test("a part that the log did not take is sent again", async () => {
+  const shop = new Shop();
+  const text = JSON.stringify({ results: [{ event_id: "1", status: "refused", reason: "log_away" }] });
+  shop.answers = [{ status: 207, text }];
+  shop.started()("track", "lead");
+  await pass(0);
+  await pass(1000);
+  assert.deepEqual(shop.names, ["lead", "lead"]);
+});
+
+test("Retry-After is waited for, and then a pause of chance", async () => {
+  const shop = new Shop();
+  shop.answers = [{ status: 429, retryAfter: "7" }];
+  shop.started()("track", "lead");
+  await pass(0);
+  await pass(7999);
+  assert.equal(shop.requests.length, 1);
+  await pass(1);
+  assert.equal(shop.requests.length, 2);
+});
+
+test("a Retry-After that is a date is a pause like any other", async () => {
+  const shop = new Shop();
+  shop.answers = [{ status: 503, retryAfter: "Wed, 21 Oct 2026 07:28:00 GMT" }];
+  shop.started()("track", "lead");
+  await pass(0);
+  await pass(1000);
+  assert.equal(shop.requests.length, 2);
+});
+
+test(`no pause is longer than ${Limit.LONGEST_PAUSE_MS} ms`, async () => {
+  const shop = new Shop();
+  shop.answers = Array<"network">(40).fill("network");
+  shop.started()("track", "lead");
+  await pass(0);
+  for (let n = 1; n < 40; n++) await pass(Limit.LONGEST_PAUSE_MS);
+  assert.equal(shop.requests.length, 40);
+});
+
+test("while the collector is away new events join the next try", async () => {
+  const shop = new Shop();
+  shop.answers = ["network"];
+  const pintrk = shop.started();
+  pintrk("track", "lead");
+  await pass(0);
+  pintrk("track", "checkout");
+  await pass(999);
+  assert.equal(shop.requests.length, 1);
+  await pass(1);
+  assert.deepEqual(shop.bodies[1]?.events.map(({ event }) => event), ["lead", "checkout"]);
+});
+
+for (const status of [200, 204, 207, 400, 401, 403, 404, 408, 410, 413, 422])
+  test(`${status} is the end of it`, async () => {
+    const shop = new Shop();
+    shop.answers = [{ status }];
+    shop.started()("track", "lead");
+    await pass(0);
+    await pass(600_000);
+    assert.equal(shop.requests.length, 1);
+    assert.deepEqual(shop.kept, []);
+    assert.deepEqual(shop.logged, status > 204 ? [[status, "said"]] : []);
+  });
+
+// --- leaving ------------------------------------------------------------------------------------
+
+test("leaving sends at once what waits, and what is on its way not again", async () => {
+  const shop = new Shop();
+  shop.answers = ["never"];
+  const pintrk = shop.started();
+  pintrk("track", "lead");
+  await pass(0);
+  pintrk("track", "pagevisit");
+  shop.leave();
+  shop.leave();
+  assert.deepEqual(shop.names, ["lead", "pagevisit"]);
+});
+
+test("leaving sends all batches in one go", () => {
+  const shop = new Shop();
+  const pintrk = shop.started();
+  for (let n = 0; n < 2 * Limit.BATCH_EVENTS + 1; n++) pintrk("track", "x");
+  shop.leave();
+  assert.deepEqual(shop.bodies.map(({ events }) => events.length), [20, 20, 1]);
+});
+
+test("leaving does not wait for an identifier that is being hashed", () => {
+  const shop = new Shop();
+  const pintrk = shop.started();
+  pintrk("set", { em: "a@example.com" });
+  pintrk("track", "pagevisit");
+  shop.leave();
+  assert.deepEqual(shop.names, ["pagevisit"]);
+  assert.equal(shop.bodies[0]?.user?.em, undefined);
+});
+
+test("where fetch does not outlive the page, a beacon does, and the events stay kept", async () => {
+  class OldRequest {}
+  const real = globalThis.Request;
+  globalThis.Request = OldRequest as never;
+  try {
+    const shop = new Shop();
+    const pintrk = shop.started();
+    await pass(0);
+    pintrk("track", "pagevisit");
+    shop.leave();
+    await pass(0);
+    assert.deepEqual([shop.requests.length, shop.beacons.length, shop.kept.length], [0, 1, 1]);
+    await pass(60_000);
+    assert.deepEqual(shop.names, ["pagevisit"]);
+    assert.deepEqual(shop.kept, []);
+  } finally {
+    globalThis.Request = real;
+  }
+});
+
+// --- kept ---------------------------------------------------------------------------------------
+
+test("what has no answer is kept for the next visit, and goes when it has one", async () => {
+  const first = new Shop();
+  first.answers = ["never"];
+  const id = first.started()("track", "lead", { value: 3 });
+  await pass(0);
+  assert.equal(first.kept.length, 1);
+
+  const second = new Shop();
+  second.stored = first.stored;
+  second.started();
+  await pass(0);
+  assert.deepEqual(second.bodies[0]?.events.map(({ event_id, value }) => [event_id, value]), [[id, 3]]);
+  assert.deepEqual(second.kept, []);
+});
+
+test("what is kept is not sent before the next visit's yes, and erased by its no", async () => {
+  const first = new Shop();
+  first.answers = ["never"];
+  first.started()("track", "lead");
+  await pass(0);
+
+  const second = new Shop();
+  second.stored = first.stored;
+  const pintrk = second.tag();
+  pintrk("load", "shop");
+  await pass(60_000);
+  second.leave();
+  assert.deepEqual([second.requests.length, second.kept.length], [0, 1]);
+  pintrk("setconsent", false);
+  await pass(60_000);
+  assert.deepEqual(second.names, ["consent_withdrawn"]);
+  assert.deepEqual(second.stored, {});
+});
+
+test(`${Limit.KEPT_EVENTS} events are kept, the next one is told no`, async () => {
+  const shop = new Shop();
+  shop.answers = ["never"];
+  const pintrk = shop.started();
+  const told: unknown[] = [];
+  for (let n = 0; n <= Limit.KEPT_EVENTS; n++) pintrk("track", "x", {}, (taken) => told.push(taken));
+  assert.equal(shop.kept.length, Limit.KEPT_EVENTS);
+  assert.deepEqual([told.indexOf(false), told.length], [Limit.KEPT_EVENTS, Limit.KEPT_EVENTS + 1]);
+});
+
+test(`${Limit.KEPT_BYTES} bytes are kept, what is past that is told no`, () => {
+  const shop = new Shop();
+  const pintrk = shop.started();
+  const told: unknown[] = [];
+  for (let n = 0; n < 12; n++) pintrk("track", "x", { props: { text: "é".repeat(4500) } }, (taken) => told.push(taken));
+  assert.deepEqual(told, [...Array(10).fill(true), false, false]);
+  assert.ok(Buffer.byteLength(shop.kept.map((key) => shop.stored[key]).join("")) <= Limit.KEPT_BYTES);
+});
+
+test("what is kept longer than 48 hours is thrown away", async () => {
+  const first = new Shop();
+  first.answers = ["never"];
+  const pintrk = first.started();
+  pintrk("track", "lead", { value: 1 });
+  first.time += 1;
+  pintrk("track", "lead", { value: 2 });
+  await pass(0);
+
+  const second = new Shop();
+  second.stored = first.stored;
+  second.time = first.time + Limit.KEPT_MS;
+  second.started();
+  await pass(0);
+  assert.deepEqual(second.bodies[0]?.events.map(({ value }) => value), [2]);
+  assert.deepEqual(second.kept, []);
+});
+
+test("events of one millisecond keep their order, also past the tenth", async () => {
+  const shop = new Shop();
+  const pintrk = shop.started();
+  for (let n = 0; n < 15; n++) pintrk("track", `n${n}`);
+  await pass(Limit.FLUSH_MS);
+  assert.deepEqual(shop.names, Array.from({ length: 15 }, (_, n) => `n${n}`));
+});
+
+test("a full storage loses nothing while the page is there", async () => {
+  const shop = new Shop();
+  shop.stored = new Proxy({ cart: "large" } as Record<string, string>, {
+    set: () => {
+      throw new DOMException("full", "QuotaExceededError");
+    },
+  });
+  shop.answers = ["network"];
+  const pintrk = shop.started();
+  pintrk("track", "lead");
+  await pass(0);
+  pintrk("track", "checkout");
+  await pass(1000);
+  assert.deepEqual(shop.names, ["lead", "lead", "checkout"]);
+  await pass(600_000);
+  assert.equal(shop.requests.length, 2);
+});
+
+test("a closed storage is done without", async () => {
+  const shop = new Shop();
+  Object.defineProperty(shop, "stored", {
+    get: () => {
+      throw new DOMException("closed", "SecurityError");
+    },
+  });
+  const pintrk = shop.started();
+  pintrk("track", "lead");
+  await pass(0);
+  pintrk("track", "lead");
+  await pass(0);
+  assert.equal(shop.bodies[0]?.visitor_id, shop.bodies[1]?.visitor_id);
+});
+
+// --- tabs ---------------------------------------------------------------------------------------
+
+/** Web Locks of one origin. */
+function locks() {
+  let last: Promise<unknown> = Promise.resolve();
+  const names: string[] = [];
+  return {
+    names,
+    request: (name: string, run: () => Promise<void>) => {
+      names.push(name);
+      return (last = last.then(run));
+    },
+  };
+}
+
+test("one tab sends for all, each event once", async () => {
+  const [one, two] = [new Shop(), new Shop()];
+  two.stored = one.stored;
+  one.locks = two.locks = locks();
+  const [first, second] = [one.started(), two.started()];
+  first("track", "a");
+  second("track", "b");
+  first("track", "c");
+  await pass(Limit.FLUSH_MS);
+  const names = [...one.names, ...two.names];
+  assert.deepEqual(names.sort(), ["a", "b", "c"]);
+  assert.equal(one.requests.length + two.requests.length, 1);
+  assert.deepEqual(one.kept, []);
+  assert.deepEqual(new Set((one.locks as ReturnType<typeof locks>).names), new Set(["ps_q"]));
+});
+
+test("while one tab's try has failed, another's does not make it two", async () => {
+  const [one, two] = [new Shop(), new Shop()];
+  two.stored = one.stored;
+  one.locks = two.locks = locks();
+  one.answers = ["network"];
+  const [first, second] = [one.started(), two.started()];
+  first("track", "lead");
+  await pass(0);
+  second("track", "checkout");
+  await pass(999);
+  assert.deepEqual([one.requests.length, two.requests.length], [1, 0]);
+  await pass(1);
+  assert.deepEqual([one.names, two.names], [["lead", "lead", "checkout"], []]);
+});
+
+test("where locks are refused, events are sent without", async () => {
+  const shop = new Shop();
+  shop.locks = { request: () => Promise.reject(new DOMException("opaque origin", "SecurityError")) };
+  shop.started()("track", "lead");
+  await pass(0);
+  assert.deepEqual(shop.names, ["lead"]);
+});

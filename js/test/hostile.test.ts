@@ -1,0 +1,121 @@
+/** What other tabs, full storage, strange answers and strange pages do to the tag. */
+
+import assert from "node:assert/strict";
+import { test } from "node:test";
+
+import { Shop, eachInStillTime, pass } from "./shop.ts";
+
+eachInStillTime();
+
+test("a no in one tab holds in the others, and one of them tells", async () => {
+  const [one, other] = [new Shop(), new Shop()];
+  other.stored = one.stored;
+  const [here, there] = [one.started(), other.started()];
+  here("set", { em: "a@example.com" });
+  await pass(10);
+  there("setconsent", false);
+  one.fire("storage", { key: "ps_vid", newValue: null });
+  here("track", "lead");
+  await pass(2000);
+  assert.deepEqual(one.names, []);
+  assert.deepEqual(other.names, ["consent_withdrawn"]);
+  assert.deepEqual(one.stored, {});
+});
+
+test("what was stored is sent once, also where nothing more can be stored", async () => {
+  const shop = new Shop();
+  shop.answers = ["never"];
+  shop.started()("track", "lead");
+  await pass(0);
+  const full = new Proxy(shop.stored, {
+    set: (kept, key, value) => {
+      if (key in kept) return Reflect.set(kept, key, value);
+      throw new DOMException("full", "QuotaExceededError");
+    },
+  });
+  const sent: number[] = [];
+  for (let page = 0; page < 3; page++) {
+    const next = new Shop();
+    next.stored = full;
+    next.started()("track", "pagevisit");
+    await pass(2000);
+    sent.push(next.names.filter((name) => name === "lead").length);
+  }
+  assert.deepEqual(sent, [1, 0, 0]);
+});
+
+for (const retryAfter of ["86400", "9999999999", "Infinity"])
+  test(`a collector that says Retry-After: ${retryAfter} is asked again after an hour`, async () => {
+    const shop = new Shop();
+    shop.answers = [{ status: 503, retryAfter }];
+    shop.started()("track", "lead");
+    await pass(0);
+    await pass(3_590_000);
+    assert.equal(shop.requests.length, 1);
+    await pass(60_000);
+    assert.equal(shop.requests.length, 2);
+  });
+
+test("an event's own id does not look like a reason", async () => {
+  const shop = new Shop();
+  const refused = { event_id: "log_1", status: "refused", reason: "bad_value" };
+  shop.answers = [{ status: 207, text: JSON.stringify({ results: [refused] }) }];
+  shop.started()("track", "lead", { event_id: "log_1" });
+  await pass(120_000);
+  assert.equal(shop.requests.length, 1);
+});
+
+test("the last identifier wins, whichever is ready first", async () => {
+  const shop = new Shop();
+  const pintrk = shop.started();
+  const hash = "ab".repeat(32);
+  pintrk("set", { em: "first@example.com" });
+  pintrk("set", { em: hash });
+  pintrk("track", "lead");
+  await pass(2000);
+  assert.deepEqual(shop.bodies[0]?.user, { em: [hash] });
+});
+
+test("what a page adds to all objects is neither stored nor sent", async () => {
+  Object.assign(Object.prototype, { merge: () => 1 });
+  try {
+    const shop = new Shop();
+    shop.stored = {};
+    const pintrk = shop.tag();
+    pintrk("load", "shop");
+    pintrk("setconsent", true);
+    pintrk("set", { external_id: "7" });
+    pintrk("track", "lead");
+    await pass(2000);
+    assert.deepEqual(Object.keys(shop.bodies[0]?.user ?? {}), ["external_id"]);
+    assert.deepEqual(Object.keys(shop.stored), ["ps_vid"]);
+  } finally {
+    delete (Object.prototype as { merge?: unknown }).merge;
+  }
+});
+
+test("hashes and ids do without Array.from, which old libraries replace", async () => {
+  const from = Array.from;
+  Array.from = ((list: ArrayLike<unknown>) => [].slice.call(list)) as never;
+  try {
+    const shop = new Shop();
+    const pintrk = shop.started();
+    pintrk("set", { em: "a@example.com" });
+    pintrk("track", "lead");
+    await pass(2000);
+    assert.match(shop.bodies[0]?.visitor_id ?? "", /^[\da-f]{8}(-[\da-f]{4}){3}-[\da-f]{12}$/);
+    assert.match(shop.bodies[0]?.user?.em?.[0] ?? "", /^[\da-f]{64}$/);
+  } finally {
+    Array.from = from;
+  }
+});
+
+test("what is no yes does not beat Global Privacy Control", async () => {
+  const shop = new Shop();
+  shop.gpc = true;
+  const pintrk = shop.tag({ explicit_yes_overrides_gpc: "false" });
+  pintrk("load", "shop");
+  pintrk("setconsent", true);
+  await pass(2000);
+  assert.deepEqual(shop.stored, {});
+});

@@ -1,0 +1,1 @@
+!function(e,n){if(!e.pintrk){var i=e.pintrk=function(){i.queue.push(arguments)};i.queue=[],i.version="3.0";var r=n.createElement("script");r.async=1,r.src="{{script}}",n.head.appendChild(r)}}(window,document);
