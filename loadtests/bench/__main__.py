@@ -1,5 +1,5 @@
-"""How fast `collect` is beside its peers, what it does past its limit, where its time goes; what the tag costs; how fast
-`load` and segments are.
+"""How fast `collect` is beside its peers, what it does past its limit, where its time goes; what the tag costs; how
+fast `load` and segments are.
 
 Real servers, real Kafka, real Chromium, on this machine's loopback. docs/benchmarks.md says what is measured and how.
 """

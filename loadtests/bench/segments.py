@@ -276,7 +276,7 @@ class _Shop:
 
 
 def _rule(template: templates.Template) -> Rule:
-    asked = {
+    asked: dict[str, dict[str, Any]] = {
         "cross_sell": {"bought_categories": "3", "not_categories": "4"},
         "brand_lovers": {"within_days": 60},
     }
@@ -304,11 +304,10 @@ async def _round(shop: _Shop, times: dict[str, list[float]], number: int) -> Non
         await ask(name, query)
     for prefix, _ in levels:
         for place, key in enumerate(shop.rules):
-            found = {answers[f"{prefix}{way}:{key}"][0] for way in ("each", "raw")} | {
-                answers[f"{prefix}one_pass"][place]
-            }
-            if len(found) != 1:
-                raise Fault(f"{prefix}{key}: the ways of asking give different answers, {found}.")
+            told = [answers[f"{prefix}{way}:{key}"][0] for way in ("each", "raw")]
+            told.append(answers[f"{prefix}one_pass"][place])
+            if len(set(told)) != 1:
+                raise Fault(f"{prefix}{key}: the ways of asking give different answers, {told}.")
     await shop.fill_members()
     found: list[int] = []
 

@@ -53,7 +53,7 @@ def test_the_command_and_its_words() -> None:
 @pytest.mark.parametrize("template", templates.ALL, ids=lambda each: each.key)
 def test_every_template_is_written_over_raw_events_too(template: templates.Template) -> None:
     for level in ("visitor", "person"):
-        query = raw_rules.size(template.key, level, 1, 1_795_291_391_000)  # type: ignore[arg-type]
+        query = raw_rules.size(template.key, level, 1, 1_795_291_391_000)
         assert "visitor_profile" not in query.sql
         assert not [word for word in ("LAST(", "SEEN", "ORDERED", "KNOWN") if word in query.sql]
 
