@@ -70,7 +70,8 @@ def statements(text: str, settings: Settings, *, version: int = ROLLUP_VERSION) 
     `{engine X(a)}` is the engine, replicated on a cluster; `{on_cluster}` names it; `{window}` remembers blocks, so
     that a replay is dropped; `{fsync}` makes an insert durable before it is answered; `{version}` is the rollup
     version from which a view counts. `{database}` and `{analytics}` are the databases of tables and of views for
-    analysts; `{security}` lets these read what their reader may not; `{masked x}` is text x without hashes and click ids.
+    analysts; `{security}` lets these read what their reader may not; `{masked x}` is text x without hashes and click
+    ids.
     """
     filled = re.sub(r"\{engine (\w+)\((.*?)\)\}", lambda match: _engine(match[1], match[2], settings), text)
     filled = re.sub(r"\{masked (\w+)\}", lambda match: _MASKED.format(match[1]), filled)
