@@ -24,6 +24,17 @@ Made by `pinstream warehouse dictionary`: edit the comments in `src/pinstream/wa
 pinstream itself and may change.
 
 """
+_ENTRIES = """
+SELECT if(home = {own:String}, 'analytics', 'pinstream') AS database, table, column, type, english
+FROM
+(
+    SELECT database AS home, table, name AS column, type, comment AS english, position AS place FROM system.columns
+    UNION ALL
+    SELECT database AS home, name AS table, '' AS column, '' AS type, comment AS english, 0 AS place FROM system.tables
+)
+WHERE home IN ({own:String}, currentDatabase()) AND NOT match(table, '_v[0-9]+$|__(next|ready)$|^schema_lock_')
+ORDER BY database, table, place
+"""
 
 
 class Entry(Struct, frozen=True):
@@ -48,16 +59,7 @@ def french() -> dict[str, str]:
 
 async def entries(warehouse: Warehouse) -> list[Entry]:
     """All tables and views with their columns, those for analysts first; pipes between tables are left out."""
-    own = schema.analytics_database(warehouse.settings)
-    kept = "NOT match(table, '_v[0-9]+$|__(next|ready)$|^schema_lock_')"
-    rows = await warehouse.select(
-        "SELECT if(home = {own:String}, 'analytics', 'pinstream') AS database, table, column, type, english FROM ("
-        "SELECT database AS home, table, name AS column, type, comment AS english, position AS place FROM system.columns "
-        "UNION ALL SELECT database AS home, name AS table, '' AS column, '' AS type, comment AS english, 0 AS place "
-        f"FROM system.tables) WHERE home IN ({{own:String}}, currentDatabase()) AND {kept} "
-        "ORDER BY database, table, place",
-        {"own": own},
-    )
+    rows = await warehouse.select(_ENTRIES, {"own": schema.analytics_database(warehouse.settings)})
     translated = french()
     return [Entry(**row, french=translated.get(row["english"], "")) for row in rows]
 
