@@ -278,12 +278,13 @@ def sites_origins(tag_id: str, origin: list[str], as_json: AsJson = False) -> No
 def keys_create(
     site: Annotated[str, typer.Option(help="Tag id of the site; default: every site.")] = "",
     label: Annotated[str, typer.Option(help="What it is for.")] = "",
+    may_import: Annotated[bool, typer.Option("--may-import", help="It may also import history, and lists.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Make an API key. It is shown once."""
     with _store() as store:
         site_id = store.site(site).id if site else None
-        key = store.create_key(site_id=site_id, label=label, now_ms=now_ms())
+        key = store.create_key(site_id=site_id, label=label, now_ms=now_ms(), may_import=may_import)
     print(json.dumps({"key": key}) if as_json else key)
     if not as_json:
         print("Shown once. collect knows it within half a minute.", file=sys.stderr)
