@@ -204,7 +204,7 @@ REASONS: Final[dict[str, tuple[int, str]]] = {
     # refused: the sender can mend it
     "empty_body": (400, 'The request has no body. Send one event, or {"events": [...]}.'),
     "bad_json": (400, "The body is not valid JSON in UTF-8."),
-    "bad_text": (400, "A text holds a NUL, a lone surrogate or invalid UTF-8."),
+    "bad_text": (400, "A text holds a NUL or invalid UTF-8."),
     "bad_http": (400, "This is not HTTP/1.1 as servers read it."),
     "bad_encoding": (400, "The body is not what Content-Encoding says. Known are gzip and zstd."),
     "bad_type": (400, "A field has another type than documented."),

@@ -112,7 +112,7 @@ RECIPES: dict[str, Recipe] = {
     "raw NUL": post(b'{"site": "1", "event": "a\0b"}'),
     "escaped NUL": post(b'{"site": "%s", "consent": "yes", "event": "a\\u0000b"}' % SITE.encode()),
     "escaped NUL in props": post(b'{"site": "%s", "consent": "yes", "event": "a", "k": "\\u0000"}' % SITE.encode()),
-    "lone surrogate": post(b'{"site": "1", "event": "\\ud800"}'),
+    "lone surrogate": post(b'{"site": "%s", "consent": "yes", "event": "a\\ud800"}' % SITE.encode()),
     "surrogate pair": post(b'{"site": "%s", "consent": "yes", "event": "\\ud83d\\ude00"}' % SITE.encode()),
     "invalid UTF-8": post(b'{"site": "1", "event": "\xff"}'),
     "UTF-16": post('{"site": "1", "event": "x"}'.encode("utf-16")),
