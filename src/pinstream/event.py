@@ -214,7 +214,7 @@ REASONS: Final[dict[str, tuple[int, str]]] = {
     "missing_field": (400, "A required field is missing."),
     "out_of_range": (400, "A number is outside its documented range."),
     "too_long": (400, "A text is longer than its documented bound."),
-    "too_many": (400, "Too many entries: 100 events a request, 100 line items an event."),
+    "too_many": (400, "Too many entries: 100 events or products a request, 100 line items an event."),
     "too_deep": (400, "JSON is nested too deeply."),
     "bad_value": (400, "A value is not one of the documented ones."),
     "bad_hash": (400, "An identifier is hashed with MD5 or SHA-1. Send SHA-256, or the plain value."),
