@@ -9,6 +9,7 @@ import logging
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import Final, Literal
 from urllib.parse import urlsplit
 
@@ -22,10 +23,12 @@ from pinstream.collect.server import Listeners
 from pinstream.errors import LogError, Misconfigured, Refused, SetupFault, StateError, WarehouseAway
 from pinstream.eventlog import open_log
 from pinstream.eventlog.contract import Consumer, Partition
+from pinstream.history import importing
+from pinstream.history.columns import Reading
 from pinstream.load import loop, rebuild
 from pinstream.load.loop import Loader
 from pinstream.pinterest.client import Client
-from pinstream.push import sync
+from pinstream.push import popular, sync
 from pinstream.settings import Settings
 from pinstream.state.snapshot import Snapshot
 from pinstream.state.store import PAYLOAD_KEY, Audience, Store
@@ -103,13 +106,13 @@ async def _schema_ready(settings: Settings, warehouse: Warehouse, stop: asyncio.
 
 
 async def push(settings: Settings, stop: asyncio.Event) -> None:
-    """Audiences -> Pinterest."""
+    """Audiences -> Pinterest, and what is popular there -> state."""
     if not settings.pinterest.ad_account_id:
         raise Misconfigured("pinterest.ad_account_id is empty: there is nothing to push to.")
     async with open_store(settings) as store, open_warehouse(settings) as warehouse:
         client = Client(settings.pinterest)
         try:
-            async with ops.serve(LOOPBACK, settings.push.ops_port, warehouse.ping):
+            async with ops.serve(LOOPBACK, settings.push.ops_port, warehouse.ping), popular.copied(store, warehouse):
                 await sync.loop(settings, store, warehouse, client, stop)
         finally:
             await client.aclose()
@@ -191,6 +194,40 @@ async def rebuild_rollup(settings: Settings, name: str, say: Callable[[str], Non
     async with open_warehouse(settings) as warehouse:
         await migrate.check(warehouse)
         return await rebuild.rebuild(open_log(settings), warehouse, name, say)
+
+
+class Imported(msgspec.Struct, frozen=True, kw_only=True):
+    """A file to import, as the command line names it."""
+
+    path: Path
+    kind: importing.Kind
+    tag_id: str
+    reading: Reading
+    encoding: str
+
+
+async def import_file(
+    settings: Settings,
+    wanted: Imported,
+    stop: asyncio.Event,
+    say: Callable[[str], None],
+    name_bad: Callable[[importing.Bad], None],
+) -> importing.Report:
+    """Import a file of orders or events into the log; `say` gets progress, `name_bad` every refused row."""
+    async with open_store(settings) as store:
+        site = await asyncio.to_thread(store.site, wanted.tag_id)
+        snapshot = await asyncio.to_thread(store.snapshot, now_ms())
+    source = importing.Source(
+        path=wanted.path,
+        kind=wanted.kind,
+        site=site,
+        secret=snapshot.payload_key,
+        suppressed=snapshot.suppressed,
+        reading=wanted.reading,
+        encoding=wanted.encoding,
+    )
+    run = importing.Import(source, settings.imports_dir, say, name_bad)
+    return await run.run(open_log(settings), now_ms=now_ms(), stop=stop)
 
 
 async def members(warehouse: Warehouse, audience: Audience) -> set[str]:

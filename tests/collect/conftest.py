@@ -25,7 +25,7 @@ from pinstream.eventlog.contract import Appender
 from pinstream.eventlog.journal import JournalLog
 from pinstream.serving import Bounded, serving
 from pinstream.settings import Collect, Log
-from pinstream.state.snapshot import Key, Site, Snapshot
+from pinstream.state.snapshot import Key, Popular, Site, Snapshot
 
 hypothesis.settings.register_profile("collect", deadline=None)  # other processes share the machine
 hypothesis.settings.load_profile("collect")
@@ -45,10 +45,11 @@ SNAPSHOT = Snapshot(
     taken_ms=1,
     sites=(SITE, SANDBOX, STRICT),
     keys=(
-        Key(sha256=sha256(API_KEY.encode()).hexdigest(), prefix="ps_test", site_id=0),
+        Key(sha256=sha256(API_KEY.encode()).hexdigest(), prefix="ps_test", site_id=0, may_import=True),
         Key(sha256=sha256(SITE_KEY.encode()).hexdigest(), prefix="ps_key", site_id=2),
     ),
     suppressed=frozenset({sha256(GONE_EMAIL.encode()).hexdigest()}),
+    popular={1: Popular(products={"RS-42": 1000, "café 1/2": 50}, pins={"1125899906842624": 200})},
 )
 
 

@@ -15,6 +15,7 @@ import pytest_asyncio
 import zstandard
 
 from pinstream.collect import answer as answers
+from pinstream.collect.popular import MAX_QUERY_BYTES
 from pinstream.event import LATE_MS, MAX_BODY_BYTES, MAX_EVENTS, REASONS
 from pinstream.settings import Collect
 from tests.collect.conftest import API_KEY, BROWSER, GONE_EMAIL, OTHER, SHOP, SITE_KEY, VISITOR, Running, running
@@ -24,6 +25,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 DOC = (Path(__file__).parents[2] / "docs" / "http-api.md").read_text()
 
 SITE, SANDBOX, STRICT = "2600000000001", "2600000000002", "2600000000003"
+HISTORY = "/v1/events?source=import"
 MD5 = "d41d8cd98f00b204e9800998ecf8427e"
 
 
@@ -70,6 +72,7 @@ def engagement(*, key: str | None = API_KEY, body: Any = None) -> Recipe:
 
 
 PIXEL = f"/v3/?tid={SITE}&consent=yes&event=checkout&ed[value]=42.50&ed[currency]=EUR&pd[em]={'a' * 64}"
+POPULAR = f"/v1/popular?site={SITE}"
 FORM = {"content_type": "application/x-www-form-urlencoded"}
 BOMB = bytes(50 << 20)
 GPC = {"sec_gpc": "1"}
@@ -81,6 +84,9 @@ RECIPES: dict[str, Recipe] = {
     "one event on /v1/events with a key": post(event(site=STRICT), path="/v1/events", origin=None, x_api_key=API_KEY),
     "a wrong key on /v1/events": post(event(), path="/v1/events", origin=None, x_api_key="guess"),
     "a key of another site on /v1/events": post(event(), path="/v1/events", origin=None, x_api_key=SITE_KEY),
+    "history": post(event(event="checkout", time=1, order_id="A-1"), path=HISTORY, origin=None, x_api_key=API_KEY),
+    "history without a key": post(event(), path=HISTORY, origin=None),
+    "history with a key that may not": post(event(site=SANDBOX), path=HISTORY, origin=None, x_api_key=SITE_KEY),
     "one event as a form": post(f"site={SITE}&consent=yes&event=lead&value=1.5".encode(), **FORM),
     "one event in gzip": post(gzip.compress(json.dumps(event()).encode()), content_encoding="gzip"),
     "one event in zstd": post(zstandard.compress(json.dumps(event()).encode()), content_encoding="zstd"),
@@ -205,6 +211,14 @@ RECIPES: dict[str, Recipe] = {
     "an engagement past the key's limit": engagement(
         body={"site": SANDBOX, "engagements": [{"action": "save"}]}
     )._replace(limited=True),
+    "what is popular": get(f"{POPULAR}&product=RS-42&pin=1125899906842624"),
+    "what is popular of 100 products and Pins": get(POPULAR + "&product=a" * 50 + "&pin=1" * 50),
+    "what is popular of 101 products and Pins": get(POPULAR + "&product=a" * 50 + "&pin=1" * 51),
+    "what is popular, no site": get("/v1/popular?product=RS-42"),
+    "what is popular, no product": get(f"{POPULAR}&product="),
+    "what is popular in a long query": get(f"{POPULAR}&product=" + "a" * MAX_QUERY_BYTES),
+    "what is popular of an unknown site": get("/v1/popular?site=1&product=RS-42"),
+    "POST /v1/popular": post(b"x", path=POPULAR),
     "the tag": get("/tag.js"),
     "the tag by HEAD": get("/tag.js", method="HEAD"),
     "health": get("/healthz"),

@@ -93,7 +93,7 @@ class Edge:
     """What every request needs: who may send, where records go, the time."""
 
     def __init__(self, gate: Gate, committer: Committer, settings: Collect, clock: Clock) -> None:
-        self._gate = gate
+        self.gate = gate
         self._committer = committer
         self._clock = clock
         self._proxies = networks(settings.trusted_proxies)
@@ -104,7 +104,7 @@ class Edge:
 
     def cors(self, origin: str | None, *, mirror: bool) -> bytes:
         """The CORS header lines for an answer to a page of `origin`, which may read it with its cookies if `mirror`."""
-        return answers.cors(origin, known=mirror and bool(origin) and self._gate.knows_origin(origin or ""))
+        return answers.cors(origin, known=mirror and bool(origin) and self.gate.knows_origin(origin or ""))
 
     # --- a request as read -> what to store, or the answer at once ---
 
@@ -152,7 +152,7 @@ class Edge:
         return self._take(head, wire.parse_query(head.query), head.query)
 
     def _take(self, head: Head, read: Wire, body: bytes) -> Taken | Answer:
-        site = self._gate.site(read.envelope.site)
+        site = self.gate.site(read.envelope.site)
         if site is None:
             return _refused(intake.refused(read.event_ids, "unknown_site", "$.site"))
         origin = head.origin
@@ -162,20 +162,23 @@ class Edge:
         elif self._limits and (limited := self._limited(self._limits, site, key, len(read.event_ids))):
             return limited
         else:
-            found = intake.take(read, self._context(head, site, _source(head.path, origin)), os.urandom)
+            found = intake.take(read, self._context(head, site, _source(head)), os.urandom)
         return self._wanted(Taken(found, site, origin != NULL_ORIGIN, self._rejections(found, site, body)))
 
     def _forbidden(self, head: Head, site: Site, origin: str | None) -> tuple[Key | None, str]:
         """The key that a request presents, and the reason why it may not speak for the site, or empty."""
         presented = _presented_key(head) if head.path == "/v1/events" else ""
         if presented:
-            key = self._gate.key(presented)
-            return key, "" if key and key.site_id in (0, site.id) else "bad_key"
+            key = self.gate.key(presented)
+            may = key and key.site_id in (0, site.id) and (key.may_import or not _is_import(head))
+            return key, "" if may else "bad_key"
+        if _is_import(head):
+            return None, "bad_key"
         return None, "" if allows(site, origin) else "wrong_origin"
 
     def _limited(self, limits: Limits, site: Site, key: Key | None, events: int) -> Answer | None:
         """The answer to a request that is more than a limit allows. Only who may speak for the site uses it up."""
-        over = limits.take(self._gate.snapshot, site, key, events, self._clock())
+        over = limits.take(self.gate.snapshot, site, key, events, self._clock())
         if over is None:
             return None
         self._name_limited(over.scope, site, key)
@@ -203,11 +206,11 @@ class Edge:
 
     def _engagements(self, head: Head, body: bytes) -> Taken | Answer:
         body = bodies.inflate(body, head.get(b"content-encoding"))
-        key = self._gate.key(_presented_key(head))
+        key = self.gate.key(_presented_key(head))
         if key is None:
             raise Refused("bad_key", "The API key is missing or unknown.")
         tag_id, sent, consent = engagements.read(body)
-        site = self._gate.site(tag_id)
+        site = self.gate.site(tag_id)
         if site is None:
             return _refused(intake.refused([""] * len(sent), "unknown_site", "$.site"))
         if key.site_id not in (0, site.id):
@@ -227,7 +230,7 @@ class Edge:
         fields = head.fields
         cookies = "" if head.origin == NULL_ORIGIN else head.get(b"cookie")
         ip = agent = language = ""
-        if source != "api":
+        if source not in ("api", "import"):
             ip = client_ip(head.peer, head.all(b"x-forwarded-for"), self._proxies) if self._proxies else head.peer
             agent, language = head.get(b"user-agent"), head.get(b"accept-language")
         return Context(
@@ -242,7 +245,7 @@ class Edge:
             or (b"dnt" in fields and head.get(b"dnt") == "1"),
             bot=is_bot(agent),
             source=source,
-            suppressed=self._gate.suppressed,
+            suppressed=self.gate.suppressed,
         )
 
     # --- what became of it -> the answer ---
@@ -275,7 +278,7 @@ class Edge:
         granted = self._allowance.take(len(refused), now_ms)
         if not granted:
             return ()
-        payload_hash = blake2b(body, key=self._gate.snapshot.payload_key, digest_size=16).hexdigest()
+        payload_hash = blake2b(body, key=self.gate.snapshot.payload_key, digest_size=16).hexdigest()
         rejections = [
             Rejection(
                 received_ms=now_ms,
@@ -353,11 +356,18 @@ def _requests(route: str, status: int) -> Any:
     return metrics.REQUESTS.labels(route, str(status))
 
 
-def _source(path: str, origin: str | None) -> Source:
-    """Where events come from: Pinterest's pixel form, a browser (it names its origin), or a server."""
-    if path.startswith("/v3"):
+def _source(head: Head) -> Source:
+    """Where events come from: Pinterest's pixel form, a browser (it names its origin), a server, or history."""
+    if head.path.startswith("/v3"):
         return "pinterest"
-    return "api" if path == "/v1/events" and origin is None else "tag"
+    if _is_import(head):
+        return "import"
+    return "api" if head.path == "/v1/events" and head.origin is None else "tag"
+
+
+def _is_import(head: Head) -> bool:
+    """Whether a server says that it tells of what happened long ago."""
+    return bool(head.query) and head.path == "/v1/events" and b"source=import" in head.query.split(b"&")
 
 
 def _presented_key(head: Head) -> str:
