@@ -134,7 +134,7 @@ def database(asked: str, own: str) -> str:
 
 
 def grants(warehouse: Settings) -> str:
-    """SQL that makes the role `pinstream_analyst` and a user of it on a ClickHouse server, to be run by its administrator.
+    """SQL for the administrator of a ClickHouse server: the role `pinstream_analyst` and a user of it.
 
     `readonly = 2`, because Grafana's plugin and others set `max_execution_time` themselves; the constraints hold all
     the same. The views read with the rights of the user that pinstream works as.
