@@ -15,7 +15,7 @@ const here = (path) => new URL(path, import.meta.url).pathname;
 const OUTPUT = here("../src/pinstream/collect/static/");
 
 /** Bytes after gzip that stop the build, by the file's name or its folder's. The goal for tag.js is 2,048. */
-const MOST_GZ_BYTES = { "tag.js": 2560, "stub.js": 300, "adapters/": 600, "frameworks/": 500 };
+const MOST_GZ_BYTES = { "tag.js": 2560, "stub.js": 300, "badge.js": 500, "adapters/": 600, "frameworks/": 500 };
 
 const TARGET = { target: "es2021", ecma: 2020 }; // terser has no newer name for it
 const BANNER = "/*! pinstream, Apache-2.0 */\n";
@@ -34,6 +34,7 @@ const ENTRIES = {
   "tag.mjs": { source: "index.ts", format: "esm" },
   "mirror.js": { source: "mirror.ts", format: "iife", tells: true },
   "debug.js": { source: "debug.ts", format: "esm", tells: true },
+  "badge.js": { source: "badge.ts", format: "iife" },
   "sandbox.js": { source: "sandbox.ts", format: "iife", globalName: "pinstream", tells: true },
   ...Object.fromEntries(
     scripts("adapters/").map((source) => [source.replace(/ts$/, "js"), { source, format: "iife" }]),
@@ -132,6 +133,7 @@ else {
       module_gz_bytes: found["tag.mjs"],
       mirror_gz_bytes: found["mirror.js"],
       debug_gz_bytes: found["debug.js"],
+      badge_gz_bytes: found["badge.js"],
     };
     console.log(JSON.stringify(report));
   }

@@ -17,10 +17,12 @@ import pytest
 from pydantic import SecretStr
 
 from pinstream import settings
+from pinstream.warehouse import schema
 from pinstream.warehouse.client import Warehouse
 from pinstream.warehouse.migrate import migrate
 
 PASSWORD = "test-password"
+ANALYST_PASSWORD = "analysts-password"
 
 
 def free_port() -> int:
@@ -43,6 +45,7 @@ class EmbeddedProcess:
             "PINSTREAM_DATA_DIR": str(self.data_dir),
             "PINSTREAM_WAREHOUSE__URL": self.settings.url,
             "PINSTREAM_WAREHOUSE__PASSWORD": PASSWORD,
+            "PINSTREAM_WAREHOUSE__ANALYST_PASSWORD": ANALYST_PASSWORD,
         }
         self.data_dir.mkdir(parents=True, exist_ok=True)
         with open(self.data_dir / "log.txt", "ab") as log:
@@ -99,6 +102,7 @@ async def warehouse(warehouse_settings: settings.Warehouse) -> AsyncIterator[War
     client = Warehouse.open(own, password=own.password.get_secret_value())
     await migrate(client, own)
     yield client
+    await client.command(f"DROP DATABASE {schema.analytics_database(own)}")
     await client.command(f"DROP DATABASE {own.database}")
     await client.aclose()
 

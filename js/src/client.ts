@@ -2,11 +2,12 @@
  * The commands of `pintrk`, and the one rule above them: before consent nothing is stored and nothing is sent.
  *
  * Consent: the browser's privacy signal first, then what the page said by `setconsent`, then an adapter's word, then the
- * site's default. Unknown waits in memory; no erases what is kept, and tells the collector once that a visitor it may
- * know has withdrawn.
+ * site's default. Unknown waits in memory; no erases what is kept, and tells the collector that a visitor it may know has
+ * withdrawn.
  *
- * Everything the tag remembers is on its *shelf*: memory, and after a yes the browser's storage. An event that waits has
- * a key of its own there, so that two tabs never overwrite each other's; it goes when its answer has come.
+ * A page's events are *fresh*, in memory, until consent is given and identifiers are hashed. Then they are packed into
+ * requests, which say whose they are, and lie on the *shelf* (the browser's storage) until they are answered. A request
+ * has a key of its own there, so that two tabs never overwrite each other's.
  */
 
 import { IDENTIFIERS, identifier, utf8, uuid, type Identifier } from "./ids.ts";
@@ -15,19 +16,20 @@ import type { Callback, Options, Pintrk } from "./types.ts";
 
 export const enum Limit {
   FLUSH_MS = 1000,
-  LONGEST_PAUSE_MS = 30_000,
+  /** After a try that failed; up to twice that, at random, and doubled with each further one. */
+  PAUSE_MS = 500,
+  DOUBLINGS = 5,
   /** That a collector may ask for. */
   LONGEST_REST_MS = 3_600_000,
   BATCH_EVENTS = 20,
-  /** Of a request: 40 kB, less the brackets around the events. */
-  BATCH_BYTES = 39_980,
-  /** Of an event; leaves room for the envelope. */
-  EVENT_BYTES = 36_000,
+  /** Of a request's events: 40 kB, less what is said about all of them. */
+  BATCH_BYTES = 38_000,
   /** Events that wait for consent. */
   UNASKED_EVENTS = 100,
   /** Events that wait for the collector, of all visits. */
   KEPT_EVENTS = 200,
-  KEPT_BYTES = 100_000,
+  /** What browsers count of a storage. */
+  KEPT_CHARS = 100_000,
   KEPT_MS = 48 * 3_600_000,
   /** Of `url` and `referrer`; longer ones are cut, else the server would refuse the event. */
   URL_CHARS = 2048,
@@ -37,13 +39,12 @@ export const enum Limit {
 const enum Key {
   /** The collector's cookie has this name too. */
   VISITOR = "ps_vid",
-  EPIK = "ps_epik",
-  /** Followed by the event's time and more. */
-  QUEUE = "ps_q",
+  EPIK = "ps_vid_epik",
+  /** Of requests with events; a time and more follows. */
+  EVENTS = "ps_vid_q",
+  /** The same, of a withdrawal. It outlives the no that made it. */
+  WITHDRAWAL = "ps_vid_w",
 }
-
-/** The server refuses any other visitor id, and every event beside it. */
-const UUID = /^[\da-f-]{36}$/;
 
 /** These do not wait for company: the page is often left right after them. */
 const URGENT = /^(checkout|sign.?up|lead)$/i;
@@ -57,7 +58,7 @@ const enum Consent {
 type Data = Record<string, unknown>;
 
 /** What is meant by a value for consent; "un..." is undefined and unknown. */
-const word = (value: unknown): Consent =>
+const consentOf = (value: unknown): Consent =>
   /^(true|1|yes)$/.test(value as string) ? Consent.YES : /^un/.test(value as string) ? Consent.UNKNOWN : Consent.NO;
 
 /**
@@ -67,15 +68,17 @@ const word = (value: unknown): Consent =>
  * @param options what the site says; `load` may say more
  * @param now ms since 1970
  */
-export function createClient(place: Place, endpoint: string, options: Options = {}, now = Date.now): Pintrk {
+export function createClient(place: Place, endpoint: string, options: Options, now = Date.now): Pintrk {
   const { document, navigator } = place;
-  const storage: Record<string, string> = attempt(() => place.localStorage) ?? {};
-  const flying = new Set<string>();
+  const clicked = find(place.location.href, "epik"); // before the page changes its address
+  const flying: Record<string, boolean> = {};
   let page: Consent | undefined; // what it said
   let adapter: Consent | undefined;
   let consent: Consent = Consent.UNKNOWN;
-  let shelf: Record<string, string> = {};
-  let user: Partial<Record<Identifier, string[]>> | undefined;
+  let fresh: string[] = [];
+  let storage: Record<string, string> = {};
+  let shelf = storage;
+  let user: Partial<Record<Identifier, string[] | undefined>> = {};
   let hashed: Promise<unknown> | undefined;
   let count = 1e9 * (1 + Math.random());
   let failures = 0; // in a row
@@ -97,102 +100,112 @@ export function createClient(place: Place, endpoint: string, options: Options = 
     }
   }
 
-  const clicked = find(place.location.href, "epik") ?? cookie("_epik");
-  if (clicked) keep(Key.EPIK, clicked);
+  function drop(key: string): void {
+    delete shelf[key];
+    delete storage[key]; // where it is full they are two
+  }
 
-  const put = (event: string): void => keep(Key.QUEUE + now() + count++, event);
+  /** A request without its beginning, which says when it is sent. */
+  const shelve = (kind: Key, events: string, envelope: object): void =>
+    keep(kind + now() + count++, `"events":[${events}],` + JSON.stringify({ site: pintrk.tagId, ...envelope }).slice(1));
 
-  /** Keys of the events that wait, oldest first; those that waited too long are thrown away. */
+  /** Keys of the requests that wait, oldest first; events that waited too long are thrown away. */
   const waiting = (): string[] =>
     Object.keys(shelf)
-      .filter((key) => /^ps_q\d/.test(key) && (key > Key.QUEUE + (now() - Limit.KEPT_MS) || !delete shelf[key]))
+      .filter((key) => /^ps_vid_[qw]/.test(key) && (key > Key.EVENTS + (now() - Limit.KEPT_MS) || drop(key)))
       .sort();
+
+  /** The server refuses what is no UUID, and every event beside it. */
+  const visitor = (): string | undefined =>
+    [cookie(Key.VISITOR), shelf[Key.VISITOR]].find((id) => /^[\da-f-]{36}$/.test(id!));
 
   /** Acts on what is now known about consent. */
   function settle(): void {
     const before = consent;
-    const waited = before === Consent.UNKNOWN ? shelf : {};
-    const visitor = [cookie(Key.VISITOR), shelf[Key.VISITOR], storage[Key.VISITOR]].find((id) => UUID.test(id!));
-    const yesWins = word(options.explicit_yes_overrides_gpc) > 0;
-    const gpc = navigator.globalPrivacyControl || navigator.doNotTrack === "1";
-    if (pintrk.tagId)
-      consent = gpc && !(yesWins && page === Consent.YES) ? Consent.NO : page ?? adapter ?? word(options.consent);
+    const yesWins = page! > 0 && consentOf(options.explicit_yes_overrides_gpc) > 0;
+    const gpc = navigator.globalPrivacyControl || navigator.doNotTrack == "1";
+    if (pintrk.tagId) consent = gpc && !yesWins ? Consent.NO : page ?? adapter ?? consentOf(options.consent);
     if (consent === before) return;
     if (DEBUG) note("consent", consent, { gpc: !!gpc, page, adapter, site: options.consent });
-    shelf = {};
-    if (consent === Consent.YES) {
-      shelf = storage;
-      for (const key of Object.keys(waited)) keep(key, waited[key]!);
-      keep(Key.VISITOR, visitor ?? uuid(now()));
-    }
-    if (consent === Consent.NO) {
-      user = undefined;
-      for (const key in storage) if (/^ps_(vid|epik|q\d)/.test(key)) delete storage[key];
+    shelf = storage = (consent && attempt(() => place.localStorage)) || {};
+    if (consent > Consent.UNKNOWN) {
+      const epik = clicked ?? cookie("_epik");
+      if (epik) keep(Key.EPIK, epik);
+    } else if (consent) {
+      const known = visitor();
+      fresh = [];
+      user = {};
+      for (const key of Object.keys(shelf)) if (/^ps_vid(?!_w)/.test(key)) drop(key);
       attempt(() => (document.cookie = Key.VISITOR + "=; Max-Age=0; Path=/"));
-      if (visitor) {
-        keep(Key.VISITOR, visitor);
-        put(JSON.stringify({ event: "consent_withdrawn", event_id: uuid(now()), time: now() }));
+      if (known) {
+        const event = JSON.stringify({ event: "consent_withdrawn", event_id: uuid(now()), time: now() });
+        shelve(Key.WITHDRAWAL, event, { consent: "no", visitor_id: known });
       }
     }
     setTimeout(flush); // what the page says in the same breath goes along
   }
 
-  /** Sends what waits, one tab at a time. */
-  function flush(): void {
-    if (busy) return;
-    busy = true;
-    const run = (): Promise<void> => drain().finally(() => (busy = false));
-    navigator.locks?.request(Key.QUEUE, run).catch(run) ?? run();
+  /** Packs fresh events into requests; the first of all makes the visitor's id. */
+  function pack(): void {
+    while (fresh[0] && consent > Consent.UNKNOWN) {
+      const visitor_id = visitor() ?? uuid(now());
+      keep(Key.VISITOR, visitor_id);
+      let events = "";
+      let most = Limit.BATCH_EVENTS + 1;
+      while (utf8((events = fresh.slice(0, --most).join(",\n"))).length > Limit.BATCH_BYTES);
+      fresh = fresh.slice(most);
+      shelve(Key.EVENTS, events, { consent: "yes", visitor_id, epik: shelf[Key.EPIK], user });
+    }
   }
 
-  /** Sends batch after batch until nothing waits or one fails. `leaving`: all at once, the page may be gone in a moment. */
-  async function drain(leaving?: boolean): Promise<void> {
-    if (!leaving) await hashed;
-    if (consent === Consent.UNKNOWN) return;
-    const head = JSON.stringify({
-      site: pintrk.tagId,
-      sent_at: now(),
-      consent: consent === Consent.YES ? "yes" : "no",
-      visitor_id: shelf[Key.VISITOR],
-      epik: shelf[Key.EPIK],
-      user,
-    }).slice(0, -1);
-    let room = Limit.BATCH_BYTES - utf8(head).length;
-    let places = Limit.BATCH_EVENTS;
-    const batch = waiting().filter(
-      (key) => !flying.has(key) && places-- > 0 && (room -= utf8(shelf[key]!).length + 1) > 0 && flying.add(key),
-    );
-    if (!batch.length) return;
-    const body = `${head},"events":[${batch.map((key) => shelf[key])}]}`.replace(
-      /(\\\\)|\\u(d[89a-f]..|0000)/g, // no server takes NULs and halves of surrogate pairs
-      "$1",
-    );
-    let taken: boolean | undefined;
-    let pause = (1 + Math.random()) * Math.min(Limit.LONGEST_PAUSE_MS / 2, 500 * 2 ** failures++);
+  /** Sends a request; if it is answered for good it is dropped. Gives the ms to wait before the next. */
+  async function send(key: string, leaving?: unknown): Promise<number> {
+    const body = `{"sent_at":${now()},${shelf[key]}`;
+    let pause = (1 + Math.random()) * Limit.PAUSE_MS * 2 ** Math.min(failures++, Limit.DOUBLINGS);
+    flying[key] = true;
     if (DEBUG) note("sent", body);
     try {
-      const answering =
-        leaving && navigator.sendBeacon && !("keepalive" in Request.prototype)
-          ? (navigator.sendBeacon(endpoint, body) as never) // no answer comes: the events stay where they are
-          : place.fetch(endpoint, { method: "POST", body, credentials: "include", keepalive: true });
-      if (leaving) void drain(leaving);
-      const answer = await answering;
+      const answer = await (leaving && !("keepalive" in Request.prototype)
+        ? (navigator.sendBeacon!(endpoint, body) as never) // has no answer: what was sent stays on the shelf
+        : place.fetch(endpoint, {
+            method: "POST",
+            body,
+            credentials: place.origin === "null" ? "omit" : "include", // no answer to "null" may be read with them
+            keepalive: true,
+          }));
       const { status } = answer;
       const reason = await answer.text();
       if (DEBUG) note("answered", status, reason);
       if (status > 204) log(status, reason);
-      taken = status !== 429 && status < 500 && !/n":"log_/.test(reason);
-      pause += Math.min(+answer.headers.get("Retry-After")! * 1000 || 0, Limit.LONGEST_REST_MS);
+      if (status !== 429 && status < 500 && !/n":"log_/.test(reason)) {
+        drop(key);
+        failures = pause = 0;
+      } else pause += Math.min(+answer.headers.get("Retry-After")! * 1000 || 0, Limit.LONGEST_REST_MS);
     } catch {
       // the browser has said why; the network may come back
     }
-    for (const key of batch) {
-      flying.delete(key);
-      if (taken) delete shelf[key], delete storage[key]; // where the storage is full they are two
-    }
-    if (taken) failures = 0;
-    else await new Promise((done) => setTimeout(done, pause));
-    return leaving ? flush() : drain();
+    flying[key] = false;
+    return pause;
+  }
+
+  /** Sends what waits, one request at a time and one tab at a time. No tab waits for the pauses of another. */
+  function flush(): void {
+    if (busy) return;
+    busy = true;
+    const run = async (): Promise<void> => {
+      await hashed;
+      pack();
+      const key = waiting().find((key) => !flying[key]);
+      busy = !!key; // until the pause is over
+      if (key) setTimeout(() => ((busy = false), flush()), await send(key));
+    };
+    navigator.locks?.request(Key.EVENTS, run).catch(run) ?? run();
+  }
+
+  /** Sends all that waits at once: the page may be gone in a moment. `event`: the browser's, where it is a page. */
+  function leave(event?: unknown): void {
+    pack();
+    for (const key of waiting()) if (!flying[key]) void send(key, event).then((pause) => setTimeout(flush, pause));
   }
 
   const commands: Record<string, ((...args: any[]) => unknown) | undefined> = {
@@ -203,18 +216,19 @@ export function createClient(place: Place, endpoint: string, options: Options = 
       Object.assign(options, data);
       settle();
       commands.set!(data);
-      if (first && options.pagevisit) eachVisit(place, () => pintrk("track", "pagevisit"));
+      if (first && consentOf(options.pagevisit) > 0) eachVisit(place, () => pintrk("track", "pagevisit"));
     },
 
-    set(data: Data = {}): void {
-      if (consent === Consent.NO) return;
+    set(data?: Data): void {
+      if (consent < Consent.UNKNOWN) return;
       for (const key of Object.keys(IDENTIFIERS) as Identifier[]) {
-        const [raw] = [data[key]].flat();
-        if (raw) {
-          const mine = (user ??= {}); // after a withdrawal another is in its place
-          hashed = Promise.all([identifier(key, raw), hashed]).then(([value]) => {
-            if (value) mine[key] = [value];
-          }, log);
+        const [raw] = [data?.[key]].flat();
+        if (raw !== undefined) {
+          const mine = user; // after a withdrawal another is in its place
+          hashed = Promise.all([identifier(key, raw), hashed]).then(
+            ([value]) => (mine[key] = value ? [value] : undefined),
+            log,
+          );
         }
       }
     },
@@ -226,26 +240,27 @@ export function createClient(place: Place, endpoint: string, options: Options = 
       commands.set!({ em, ph, external_id });
       const event = JSON.stringify({
         ...rest,
+        toJSON: undefined, // the page's would take the event's place
         event: name,
         event_id: id,
         time,
         url: place.location.href.slice(0, Limit.URL_CHARS),
         referrer: document.referrer.slice(0, Limit.URL_CHARS),
       });
-      const keys = waiting();
+      const all = [...waiting().map((key) => shelf[key]), ...fresh].join("\n");
       const reason =
-        consent === Consent.NO
+        consent < Consent.UNKNOWN
           ? "no consent"
-          : utf8(event).length > Limit.EVENT_BYTES ||
-              keys.length >= (consent === Consent.YES ? Limit.KEPT_EVENTS : Limit.UNASKED_EVENTS) ||
-              utf8(keys.map((key) => shelf[key]) + event).length > Limit.KEPT_BYTES
+          : utf8(event).length > Limit.BATCH_BYTES ||
+              all.length > Limit.KEPT_CHARS ||
+              all.split("\n").length >= (consent > Consent.UNKNOWN ? Limit.KEPT_EVENTS : Limit.UNASKED_EVENTS)
             ? "too much"
             : undefined;
       if (DEBUG) note(reason ? "dropped" : "queued", event, reason);
       if (reason) log(reason);
       else {
-        put(event);
-        setTimeout(flush, URGENT.test(name) || keys.length > Limit.BATCH_EVENTS - 2 ? 0 : Limit.FLUSH_MS);
+        fresh.push(event);
+        setTimeout(flush, URGENT.test(name) || fresh.length >= Limit.BATCH_EVENTS ? 0 : Limit.FLUSH_MS);
       }
       callback?.(!reason, reason);
       return id;
@@ -254,26 +269,21 @@ export function createClient(place: Place, endpoint: string, options: Options = 
     page: () => pintrk("track", "init"),
 
     setconsent(value: unknown, by?: unknown): void {
-      if (by === "adapter") adapter = word(value);
-      else page = word(value);
+      if (by) adapter = consentOf(value);
+      else page = consentOf(value);
       settle();
     },
   };
 
-  const pintrk = ((name: unknown, ...args: unknown[]) => {
-    try {
-      const command = commands[`${name}`.trim().toLowerCase()];
-      if (command) return command(...args);
-      log("unknown command", name);
-    } catch (fault) {
-      log(fault);
-    }
-    return undefined;
-  }) as Pintrk;
+  const pintrk = ((name: unknown, ...args: unknown[]) =>
+    attempt(
+      () => commands[String(name).trim().toLowerCase()]!(...args),
+      (fault) => log(name, fault), // also where there is no such command
+    )) as Pintrk;
 
   place.addEventListener("storage", ({ key, newValue }) => {
     if (key === Key.VISITOR && !newValue) commands.setconsent!("no"); // a no in another tab, which tells the collector
   });
-  place.addEventListener("visibilitychange", () => drain(true));
+  place.addEventListener("visibilitychange", leave);
   return pintrk;
 }

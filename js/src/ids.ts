@@ -40,15 +40,12 @@ export const IDENTIFIERS = {
 export type Identifier = keyof typeof IDENTIFIERS;
 
 /**
- * An identifier as it is sent: normalised, then SHA-256 in hex; plain where the browser offers none. A SHA-256 passes as
- * it is. "" if it is none.
+ * An identifier as it is sent: normalised, then SHA-256 in hex. A SHA-256 passes as it is. "" if it is none. Rejects on
+ * pages without TLS, where browsers do not hash.
  */
 export async function identifier(key: Identifier, raw: unknown): Promise<string> {
   let text = String(raw).trim().toLowerCase();
-  const { subtle } = crypto as { subtle?: SubtleCrypto }; // missing on pages without TLS
-  if (!/^[\da-f]{64}$/.test(text)) {
-    text = text.replace(LEFTOVER, "").replace(IDENTIFIERS[key], "");
-    if (text && subtle) text = hex(new Uint8Array(await subtle.digest("SHA-256", utf8(text))));
-  }
-  return text;
+  if (/^[\da-f]{64}$/.test(text)) return text;
+  text = text.replace(LEFTOVER, "").replace(IDENTIFIERS[key], "");
+  return text && hex(new Uint8Array(await crypto.subtle.digest("SHA-256", utf8(text))));
 }

@@ -2,6 +2,8 @@
 
 export interface Place {
   fetch(url: string, options: RequestInit): Promise<Answer>;
+  /** "null" where the document has none. */
+  readonly origin?: string;
   readonly location: { readonly href: string };
   readonly document: { cookie: string; readonly referrer: string };
   readonly navigator: {
@@ -21,11 +23,12 @@ export interface Place {
 /** What the tag reads of the collector's answer. */
 export type Answer = Pick<Response, "status" | "text"> & { readonly headers: Pick<Headers, "get"> };
 
-/** What `look` gives; undefined where it is closed to us. */
-export function attempt<T>(look: () => T): T | undefined {
+/** What `look` gives; undefined where it throws, which `failed` is told. */
+export function attempt<T>(look: () => T, failed?: (fault: unknown) => void): T | undefined {
   try {
     return look();
-  } catch {
+  } catch (fault) {
+    failed?.(fault);
     return undefined;
   }
 }
@@ -34,16 +37,17 @@ export function attempt<T>(look: () => T): T | undefined {
 export const find = (text: string | undefined, name: string): string | undefined =>
   RegExp(`[?&; ]${name}=([^&#; ]{1,512})`).exec(` ${text}`)?.[1];
 
-/** Calls `visit` now, and whenever the address has changed otherwise than behind the `#`. */
+/** Calls `visit` now, whenever the address has changed otherwise than behind the `#`, and when a page comes back. */
 export function eachVisit(place: Place, visit: () => void): void {
   let last: string | undefined;
-  const look = (): void => {
+  const look = (event?: { persisted?: boolean }): void => {
     const url = place.location.href.split("#")[0];
-    if (url !== last) visit();
+    if (url !== last || event?.persisted) visit();
     last = url;
   };
   look();
   const { navigation, history } = place;
+  place.addEventListener("pageshow", look);
   if (navigation) navigation.addEventListener("currententrychange", look);
   else if (history) {
     place.addEventListener("popstate", look);

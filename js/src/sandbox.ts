@@ -30,6 +30,7 @@ export function createClient(around: Surroundings): Pintrk & { flush(): void } {
   const { endpoint, keep = () => undefined, kept = {}, now = Date.now } = around;
   let flush = (): void => undefined;
   const place: Place = {
+    origin: "null", // the sandbox's cookies are not the page's
     fetch: (url, how) => (around.fetch ?? fetch)(url, how),
     location: {
       get href() {

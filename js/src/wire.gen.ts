@@ -63,4 +63,6 @@ export type StandardEvent =
   | "schedule"
   | "start_trial"
   | "submit_application"
-  | "init";
+  | "init"
+  | "order_cancelled"
+  | "order_refunded";

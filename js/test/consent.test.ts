@@ -98,7 +98,7 @@ test("nothing is stored or sent while consent is unknown, all of it afterwards",
   const body = shop.bodies[0];
   assert.equal(body?.epik, "dj0y");
   assert.equal(body?.user?.em?.length, 1);
-  assert.deepEqual(shop.stored, { ps_vid: body?.visitor_id, ps_epik: "dj0y" });
+  assert.deepEqual(shop.stored, { ps_vid: body?.visitor_id, ps_vid_epik: "dj0y" });
 });
 
 test(`${Limit.UNASKED_EVENTS} events wait for consent, the next one is told no`, async () => {
@@ -110,7 +110,7 @@ test(`${Limit.UNASKED_EVENTS} events wait for consent, the next one is told no`,
   assert.deepEqual(told[Limit.UNASKED_EVENTS - 1], [true, undefined]);
   assert.deepEqual(told[Limit.UNASKED_EVENTS], [false, "too much"]);
   pintrk("setconsent", true);
-  await pass(0);
+  for (let batch = 0; batch < Limit.UNASKED_EVENTS / Limit.BATCH_EVENTS; batch++) await pass(0);
   assert.equal(shop.names.length, Limit.UNASKED_EVENTS);
 });
 
@@ -129,7 +129,6 @@ test("withdrawal erases what is kept and says so once, with nothing else in it",
   const shop = new Shop();
   shop.location.href += "?epik=dj0y";
   shop.stored = { cart: "kept", ps_quotes: "the shop's own" };
-  shop.answers = [{ status: 204 }, "never"];
   const pintrk = shop.started();
   pintrk("set", { em: "a@example.com" });
   pintrk("track", "lead");
@@ -146,6 +145,48 @@ test("withdrawal erases what is kept and says so once, with nothing else in it",
   assert.deepEqual(Object.keys(last ?? {}).sort(), ["consent", "events", "sent_at", "site", "visitor_id"]);
   assert.deepEqual([last?.site, last?.visitor_id, last?.consent], ["shop", visitor, "no"]);
   assert.deepEqual(Object.keys(last?.events[0] ?? {}).sort(), ["event", "event_id", "time"]);
+});
+
+test("a withdrawal that was not delivered goes with the next visit, whatever that says, and outlives 48 hours", async () => {
+  for (const later of [false, true, undefined]) {
+    const first = new Shop();
+    first.stored.ps_vid = COOKIE;
+    first.answers = ["never"];
+    first.started()("setconsent", false);
+    await pass(0);
+    assert.deepEqual(Object.keys(first.stored).length, 1);
+
+    const second = new Shop();
+    second.stored = first.stored;
+    second.time += 72 * 3_600_000;
+    const pintrk = second.tag();
+    pintrk("load", "shop");
+    pintrk("setconsent", later);
+    await pass(60_000);
+    const told = second.bodies.map(({ visitor_id, consent, events }) => [visitor_id, consent, events[0]?.event]);
+    assert.deepEqual(told, later === undefined ? [] : [[COOKIE, "no", "consent_withdrawn"]]);
+  }
+});
+
+test("a visitor of whom nothing was sent is nobody: no id is made, and no withdrawal", async () => {
+  const shop = new Shop();
+  const pintrk = shop.tag({ consent: "yes", pagevisit: true });
+  pintrk("load", "shop");
+  pintrk("setconsent", false);
+  await pass(60_000);
+  shop.leave();
+  assert.deepEqual([shop.requests, shop.stored], [[], {}]);
+});
+
+test("a yes after a no knows the click that led here", async () => {
+  const shop = new Shop();
+  shop.location.href += "?epik=dj0y";
+  const pintrk = shop.started();
+  pintrk("setconsent", false);
+  pintrk("setconsent", true);
+  pintrk("track", "lead");
+  await pass(0);
+  assert.equal(shop.bodies[0]?.epik, "dj0y");
 });
 
 test("a withdrawal that nobody answers is sent again, and when the page is left", async () => {
@@ -192,7 +233,7 @@ test("the browser's privacy signal withdraws a visitor it finds", async () => {
   const shop = new Shop();
   shop.gpc = true;
   shop.cookies.ps_vid = COOKIE;
-  shop.stored = { ps_epik: "dj0y", ["ps_q" + shop.time + "1"]: "{}" };
+  shop.stored = { ps_vid_epik: "dj0y", ["ps_vid_q" + shop.time + "1"]: "{}" };
   const pintrk = shop.started();
   pintrk("track", "lead");
   await pass(60_000);

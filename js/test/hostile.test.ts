@@ -3,22 +3,24 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { Shop, eachInStillTime, pass } from "./shop.ts";
+import { Shop, eachInStillTime, locks, pass } from "./shop.ts";
 
 eachInStillTime();
 
 test("a no in one tab holds in the others, and one of them tells", async () => {
   const [one, other] = [new Shop(), new Shop()];
   other.stored = one.stored;
+  one.locks = other.locks = locks();
   const [here, there] = [one.started(), other.started()];
   here("set", { em: "a@example.com" });
+  there("track", "lead");
   await pass(10);
   there("setconsent", false);
   one.fire("storage", { key: "ps_vid", newValue: null });
   here("track", "lead");
   await pass(2000);
   assert.deepEqual(one.names, []);
-  assert.deepEqual(other.names, ["consent_withdrawn"]);
+  assert.deepEqual(other.names, ["lead", "consent_withdrawn"]);
   assert.deepEqual(one.stored, {});
 });
 
@@ -118,4 +120,36 @@ test("what is no yes does not beat Global Privacy Control", async () => {
   pintrk("setconsent", true);
   await pass(2000);
   assert.deepEqual(shop.stored, {});
+});
+
+test("data that wants to write itself is written by us", async () => {
+  const shop = new Shop();
+  const pintrk = shop.started();
+  pintrk("track", "lead", { toJSON: () => undefined, value: 1 } as object);
+  await pass(0);
+  assert.deepEqual(shop.bodies[0]?.events.map(({ event, value }) => [event, value]), [["lead", 1]]);
+});
+
+test("a document without an origin asks without credentials", async () => {
+  const shop = new Shop();
+  shop.origin = "null";
+  shop.started()("track", "lead");
+  await pass(0);
+  assert.equal(shop.requests[0]?.credentials, "omit");
+});
+
+test("pages without TLS, where nothing is hashed, send no identifier", async () => {
+  const { subtle } = crypto;
+  Object.defineProperty(crypto, "subtle", { value: undefined, configurable: true });
+  try {
+    const shop = new Shop();
+    const pintrk = shop.started();
+    pintrk("set", { em: "a@example.com", external_id: "ab".repeat(32) });
+    pintrk("track", "lead");
+    await pass(0);
+    assert.deepEqual(shop.bodies[0]?.user, { external_id: ["ab".repeat(32)] });
+    assert.equal(shop.logged.length, 1);
+  } finally {
+    Object.defineProperty(crypto, "subtle", { value: subtle, configurable: true });
+  }
 });

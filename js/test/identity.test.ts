@@ -162,7 +162,39 @@ test("what is hashed while consent is withdrawn is gone", async () => {
   pintrk("set", { em: "user@example.com" });
   pintrk("setconsent", false);
   pintrk("setconsent", true);
-  assert.equal((await sent(shop, pintrk)).user, undefined);
+  assert.deepEqual((await sent(shop, pintrk)).user, {});
+});
+
+test("an empty identifier takes back what was said before", async () => {
+  const shop = new Shop();
+  const pintrk = shop.started();
+  pintrk("set", { em: "a@example.com", external_id: "7" });
+  pintrk("set", { em: "" });
+  pintrk("track", "x", { ph: undefined });
+  assert.deepEqual(Object.keys((await sent(shop, pintrk)).user ?? {}), ["external_id"]);
+});
+
+test("what waits keeps whose it was", async () => {
+  const first = new Shop();
+  first.answers = ["never"];
+  const pintrk = first.started();
+  pintrk("set", { external_id: "a".repeat(64) });
+  pintrk("track", "lead");
+  await pass(0);
+  const second = new Shop();
+  second.stored = first.stored;
+  second.location.href += "?epik=later";
+  const later = second.tag();
+  later("load", "other", { external_id: "b".repeat(64) });
+  later("setconsent", true);
+  later("track", "lead");
+  await pass(0);
+  await pass(0);
+  const told = second.bodies.map(({ site, epik, user }) => [site, epik, user?.external_id?.[0]?.[0]]);
+  assert.deepEqual(told, [
+    ["shop", undefined, "a"],
+    ["other", "later", "b"],
+  ]);
 });
 
 // --- click ids ----------------------------------------------------------------------------------
@@ -178,7 +210,7 @@ test("the click id is kept for later pages", async () => {
 
 test("a newer click replaces the one that is kept; Pinterest's own cookie is the last resort", async () => {
   const shop = new Shop();
-  shop.stored.ps_epik = "old";
+  shop.stored.ps_vid_epik = "old";
   shop.cookies._epik = "cookie";
   shop.location.href += "?epik=new";
   assert.equal((await sent(shop)).epik, "new");

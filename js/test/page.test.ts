@@ -92,6 +92,16 @@ test("with the Navigation API each new address is a visit", async () => {
   assert.deepEqual(await visits(shop), [HOME, `${HOME}a`, `${HOME}b?c=1`, `${HOME}a`]);
 });
 
+test("a page that comes back from the browser's cache is a visit, one that is shown for the first time no second", async () => {
+  const shop = new Shop();
+  shop.location.href = HOME;
+  start(shop, { pagevisit: true });
+  shop.fire("pageshow", { persisted: false });
+  assert.deepEqual(await visits(shop), [HOME]);
+  shop.fire("pageshow", { persisted: true });
+  assert.deepEqual(await visits(shop), [HOME, HOME]);
+});
+
 test("without it, history is hooked: push, replace, back", async () => {
   const shop = new Shop();
   const calls: unknown[][] = [];

@@ -65,7 +65,7 @@ test("address, cookies and what is kept come from outside, and go there", async 
   const [body] = sent;
   assert.deepEqual([body?.visitor_id, body?.epik], ["0b5c0000-0000-4000-8000-00000000000c", "dj0y"]);
   assert.equal(body?.events[0]?.url, url);
-  assert.deepEqual(kept, { ps_vid: body?.visitor_id, ps_epik: "dj0y" });
+  assert.deepEqual(kept, { ps_vid: body?.visitor_id, ps_vid_epik: "dj0y" });
   pintrk("setconsent", false);
   await pass(0);
   assert.deepEqual(kept, {});

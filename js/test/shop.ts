@@ -31,6 +31,7 @@ type Listeners = Record<string, ((event?: any) => void)[]>;
 
 export class Shop {
   time = 1795291390500;
+  origin = "https://shop.example";
   readonly location = { href: "https://shop.example/p/1" };
   readonly cookies: Record<string, string> = {};
   /** Of the origin: another Shop that has the same is another tab, or a later visit. */
@@ -44,8 +45,8 @@ export class Shop {
   readonly beacons: string[] = [];
   /** What stood on the console. */
   readonly logged: unknown[][] = [];
-  /** The collector's next answers; "network" = none comes, "never" = it is waited for. When used up: 204. */
-  answers: (Said | "network" | "never")[] = [];
+  /** The collector's next answers; "network" = none comes, "never" = it is waited for; or the answer itself. When used up: 204. */
+  answers: (Said | Promise<Response> | "network" | "never")[] = [];
   locks: Place["navigator"]["locks"];
   navigation: Place["navigation"];
   history: Place["history"];
@@ -57,6 +58,7 @@ export class Shop {
     mock.method(console, "error", (...what: unknown[]) => shop.logged.push(what.slice(1)));
     const place: Place = {
       fetch: (_, request) => this.answer(request),
+      origin: this.origin,
       location: this.location,
       document: {
         get referrer() {
@@ -110,7 +112,7 @@ export class Shop {
 
   /** The page is hidden or left. */
   leave(): void {
-    this.fire("visibilitychange");
+    this.fire("visibilitychange", {});
   }
 
   get bodies(): Body[] {
@@ -124,7 +126,7 @@ export class Shop {
 
   /** Keys of the events that are kept. */
   get kept(): string[] {
-    return Object.keys(this.stored).filter((key) => key.startsWith("ps_q"));
+    return Object.keys(this.stored).filter((key) => key.startsWith("ps_vid_q"));
   }
 
   private async answer(request: RequestInit): Promise<Response> {
@@ -132,9 +134,23 @@ export class Shop {
     const said = this.answers.shift() ?? { status: 204 };
     if (said === "network") throw new TypeError("Failed to fetch");
     if (said === "never") return new Promise(() => undefined);
+    if (said instanceof Promise) return said;
     const headers: Record<string, string> = said.retryAfter ? { "Retry-After": said.retryAfter } : {};
     return new Response(said.status === 204 ? null : (said.text ?? "said"), { status: said.status, headers });
   }
+}
+
+/** Web Locks of one origin. */
+export function locks() {
+  let last: Promise<unknown> = Promise.resolve();
+  const names: string[] = [];
+  return {
+    names,
+    request: (name: string, run: () => Promise<void>) => {
+      names.push(name);
+      return (last = last.then(run));
+    },
+  };
 }
 
 /** Time stands still until a test lets it pass; hashes are ready in a microtask; pauses are the longest there are. */

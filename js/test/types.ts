@@ -71,6 +71,10 @@ pintrk("track", "subscribe", { valeu: 1 });
 // @ts-expect-error
 pintrk("track", "ViewContent", { valeu: 1 });
 // @ts-expect-error
+pintrk("track", "OrderCancelled", { valeu: 1 });
+// @ts-expect-error
+pintrk("track", "order_refunded", { valeu: 1 });
+// @ts-expect-error
 pintrk("track", "app_install", { valeu: 1 });
 // @ts-expect-error
 pintrk("track", "app_open", { valeu: 1 });

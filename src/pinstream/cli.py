@@ -421,6 +421,37 @@ def warehouse_rebuild(
         print(f"{done.view}: {done.rows:,} rows counted anew in {done.seconds} s; load was held for {done.held_ms} ms.")
 
 
+@warehouse.command("dictionary")
+def warehouse_dictionary(as_json: AsJson = False) -> None:
+    """Every table and column of the warehouse, and what it means in English and French, as Markdown."""
+    from pinstream import roles
+    from pinstream.warehouse import dictionary
+
+    async def ask() -> list[dictionary.Entry]:
+        async with roles.open_warehouse(_settings()) as clickhouse:
+            return await dictionary.entries(clickhouse)
+
+    found = asyncio.run(ask())
+    print(json.dumps({"entries": _plain(found)}) if as_json else dictionary.markdown(found).rstrip())
+
+
+@warehouse.command("analyst")
+def warehouse_analyst(as_json: AsJson = False) -> None:
+    """How an analyst connects: to the embedded engine at once, to a server after its administrator ran this SQL."""
+    from pinstream.warehouse import analyst, schema
+
+    settings = _settings()
+    own = settings.warehouse
+    sql = "" if own.mode == "embedded" else analyst.grants(own)
+    told = {"url": own.url, "user": own.analyst_user, "database": schema.analytics_database(own), "sql": sql}
+    if not sql:
+        told["password_file"] = "" if own.analyst_password.get_secret_value() else str(settings.analyst_password_file)
+    if as_json:
+        print(json.dumps(told))
+    else:
+        print(sql, end="") if sql else _print([{key: value for key, value in told.items() if value}], False)
+
+
 @app.command()
 def up() -> None:
     """All roles on this machine, under one process; what dies is started again. SIGHUP is passed on to `collect`."""

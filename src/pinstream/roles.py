@@ -31,7 +31,7 @@ from pinstream.history.lists import Listed, ListImport, ListReport, Lists, Opera
 from pinstream.load import loop, rebuild
 from pinstream.load.loop import Loader
 from pinstream.pinterest.client import Client
-from pinstream.push import sync
+from pinstream.push import popular, sync
 from pinstream.settings import Settings
 from pinstream.state.snapshot import Snapshot
 from pinstream.state.store import PAYLOAD_KEY, Audience, Store
@@ -109,13 +109,13 @@ async def _schema_ready(settings: Settings, warehouse: Warehouse, stop: asyncio.
 
 
 async def push(settings: Settings, stop: asyncio.Event) -> None:
-    """Audiences -> Pinterest."""
+    """Audiences -> Pinterest, and what is popular there -> state."""
     if not settings.pinterest.ad_account_id:
         raise Misconfigured("pinterest.ad_account_id is empty: there is nothing to push to.")
     async with open_store(settings) as store, open_warehouse(settings) as warehouse:
         client = Client(settings.pinterest)
         try:
-            async with ops.serve(LOOPBACK, settings.push.ops_port, warehouse.ping):
+            async with ops.serve(LOOPBACK, settings.push.ops_port, warehouse.ping), popular.copied(store, warehouse):
                 await sync.loop(settings, store, warehouse, client, stop)
         finally:
             await client.aclose()

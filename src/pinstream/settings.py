@@ -112,6 +112,10 @@ class Warehouse(_Section):
     url: str = Field("http://127.0.0.1:8123", description="ClickHouse's HTTP address.")
     user: str = Field("default", description="ClickHouse user.")
     password: SecretStr = Field(SecretStr(""), description="Empty: read from <data_dir>/warehouse.password (embedded).")
+    analyst_user: str = Field("analyst", description="Who reads the views for analysts in the embedded engine.")
+    analyst_password: SecretStr = Field(
+        SecretStr(""), description="Theirs. Empty: read from <data_dir>/analyst.password (embedded)."
+    )
     database: str = Field("pinstream", pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$", description="Database of our tables.")
     mode: Literal["embedded", "single", "cluster"] = Field("embedded", description="How the schema is rendered.")
     cluster: str = Field("", description="ClickHouse's cluster name, for mode = cluster.")
@@ -250,6 +254,11 @@ class Settings(BaseSettings):
     def warehouse_password_file(self) -> Path:
         """Where the embedded warehouse keeps the password it made for itself."""
         return self.data_dir / "warehouse.password"
+
+    @property
+    def analyst_password_file(self) -> Path:
+        """Where the embedded warehouse keeps the password it made for analysts."""
+        return self.data_dir / "analyst.password"
 
 
 def config_file() -> Path | None:

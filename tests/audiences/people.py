@@ -189,9 +189,12 @@ async def _insert(warehouse: Warehouse, table: str, records: Iterable[bytes]) ->
         await warehouse.insert(table, columns, b"\n".join(rows), token=f"test:{next(_tokens)}")
 
 
-async def load(warehouse: Warehouse, site_id: int, seen: Iterable[Seen]) -> None:
-    """Insert events."""
-    await _insert(warehouse, "events", [raw_event(site_id, number, one) for number, one in enumerate(seen)])
+async def load(warehouse: Warehouse, site_id: int, acts: Iterable[Seen | Pinned]) -> None:
+    """Insert events and actions on Pins."""
+    numbered = list(enumerate(acts))
+    await _insert(warehouse, "events", [raw_event(site_id, n, one) for n, one in numbered if isinstance(one, Seen)])
+    pinned = [raw_engagement(site_id, n, one) for n, one in numbered if isinstance(one, Pinned)]
+    await _insert(warehouse, "engagements", pinned)
 
 
 async def create(warehouse: Warehouse, worlds: Sequence[World]) -> list[int]:

@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from pinstream.event import EVENTS
-from pinstream.state.snapshot import Site, Snapshot
+from pinstream.state.snapshot import Popular, Site, Snapshot
 from tests.browser.recorder import PATIENCE_S, TAG_ID, cookie_domain
 from tests.collect.conftest import Running, running
 
@@ -27,7 +27,8 @@ class Collector:
         self._folder = folder
         domain = cookie_domain(host)
         site = Site(id=1, tag_id=TAG_ID, origins=("*",), allow_null_origin=True, currency="EUR", cookie_domain=domain)
-        self._snapshot = Snapshot(taken_ms=1, sites=(site,))
+        popular = {1: Popular(products={"lamp": 1000, "sofa": 50})}
+        self._snapshot = Snapshot(taken_ms=1, sites=(site,), popular=popular)
         self._stack = AsyncExitStack()
         self._edge: Running | None = None
         self.port = 0

@@ -25,7 +25,7 @@ from pinstream.eventlog.contract import Appender
 from pinstream.eventlog.journal import JournalLog
 from pinstream.serving import Bounded, serving
 from pinstream.settings import Collect, Log
-from pinstream.state.snapshot import Key, Site, Snapshot
+from pinstream.state.snapshot import Key, Popular, Site, Snapshot
 
 hypothesis.settings.register_profile("collect", deadline=None)  # other processes share the machine
 hypothesis.settings.load_profile("collect")
@@ -49,6 +49,7 @@ SNAPSHOT = Snapshot(
         Key(sha256=sha256(SITE_KEY.encode()).hexdigest(), prefix="ps_key", site_id=2),
     ),
     suppressed=frozenset({sha256(GONE_EMAIL.encode()).hexdigest()}),
+    popular={1: Popular(products={"RS-42": 1000, "café 1/2": 50}, pins={"1125899906842624": 200})},
 )
 
 

@@ -15,6 +15,7 @@ import pytest_asyncio
 import zstandard
 
 from pinstream.collect import answer as answers
+from pinstream.collect.popular import MAX_QUERY_BYTES
 from pinstream.event import LATE_MS, MAX_BODY_BYTES, MAX_EVENTS, REASONS
 from pinstream.settings import Collect
 from tests.collect.conftest import API_KEY, BROWSER, GONE_EMAIL, OTHER, SHOP, SITE_KEY, VISITOR, Running, running
@@ -71,6 +72,7 @@ def engagement(*, key: str | None = API_KEY, body: Any = None) -> Recipe:
 
 
 PIXEL = f"/v3/?tid={SITE}&consent=yes&event=checkout&ed[value]=42.50&ed[currency]=EUR&pd[em]={'a' * 64}"
+POPULAR = f"/v1/popular?site={SITE}"
 FORM = {"content_type": "application/x-www-form-urlencoded"}
 BOMB = bytes(50 << 20)
 GPC = {"sec_gpc": "1"}
@@ -114,7 +116,7 @@ RECIPES: dict[str, Recipe] = {
     "raw NUL": post(b'{"site": "1", "event": "a\0b"}'),
     "escaped NUL": post(b'{"site": "%s", "consent": "yes", "event": "a\\u0000b"}' % SITE.encode()),
     "escaped NUL in props": post(b'{"site": "%s", "consent": "yes", "event": "a", "k": "\\u0000"}' % SITE.encode()),
-    "lone surrogate": post(b'{"site": "1", "event": "\\ud800"}'),
+    "lone surrogate": post(b'{"site": "%s", "consent": "yes", "event": "a\\ud800"}' % SITE.encode()),
     "surrogate pair": post(b'{"site": "%s", "consent": "yes", "event": "\\ud83d\\ude00"}' % SITE.encode()),
     "invalid UTF-8": post(b'{"site": "1", "event": "\xff"}'),
     "UTF-16": post('{"site": "1", "event": "x"}'.encode("utf-16")),
@@ -209,6 +211,14 @@ RECIPES: dict[str, Recipe] = {
     "an engagement past the key's limit": engagement(
         body={"site": SANDBOX, "engagements": [{"action": "save"}]}
     )._replace(limited=True),
+    "what is popular": get(f"{POPULAR}&product=RS-42&pin=1125899906842624"),
+    "what is popular of 100 products and Pins": get(POPULAR + "&product=a" * 50 + "&pin=1" * 50),
+    "what is popular of 101 products and Pins": get(POPULAR + "&product=a" * 50 + "&pin=1" * 51),
+    "what is popular, no site": get("/v1/popular?product=RS-42"),
+    "what is popular, no product": get(f"{POPULAR}&product="),
+    "what is popular in a long query": get(f"{POPULAR}&product=" + "a" * MAX_QUERY_BYTES),
+    "what is popular of an unknown site": get("/v1/popular?site=1&product=RS-42"),
+    "POST /v1/popular": post(b"x", path=POPULAR),
     "the tag": get("/tag.js"),
     "the tag by HEAD": get("/tag.js", method="HEAD"),
     "health": get("/healthz"),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pinstream.collect.tagfiles import ENDPOINT, MAX_KEPT, NOT_SERVED, TagFiles
+from pinstream.collect.tagfiles import ASKED, ENDPOINT, MAX_KEPT, NOT_SERVED, TagFiles
 from pinstream.errors import Misconfigured
 from pinstream.event import EVENTS
 from pinstream.settings import Collect
@@ -47,6 +47,12 @@ def test_a_script_names_its_endpoint_once(name: str) -> None:
 def test_the_endpoint_is_relative_to_the_script(script_path: str, endpoint_path: str, relative: bytes) -> None:
     """So that a proxy may put both under a path of its own."""
     assert relative in TagFiles(script_path, endpoint_path).script().body
+
+
+def test_the_badge_asks_relative_to_itself_and_names_that_once() -> None:
+    assert (STATIC / "badge.js").read_bytes().count(ASKED) == 1
+    files = TagFiles("/a/b/c.js", "/p/i").paths
+    assert b'"../../v1/popular"' in files["/a/b/badge.js"].body and ASKED in files["/badge.js"].body
 
 
 @pytest.mark.parametrize("name", ["mirror.js", "debug.js"])

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from pinstream.errors import Refused
+from pinstream.errors import Refused, StateError
 from pinstream.settings import FirstSite
 from pinstream.state import snapshot
-from pinstream.state.snapshot import Key, Site
+from pinstream.state.snapshot import Key, Popular, Site
 from pinstream.state.store import MAX_NAME, MAX_ORIGINS, MAX_RULE_BYTES, Store, check_site
 
 NOW = 1_795_291_391_000
@@ -265,12 +265,39 @@ def test_a_secret_is_made_once_even_by_many_at_the_same_time(store: Store) -> No
     assert store.secret("other") != store.secret("rejected")
 
 
+def test_what_is_popular_is_replaced_as_a_whole(store: Store) -> None:
+    one, two = (store.add_site(Site(id=0, tag_id=name), now_ms=NOW).id for name in ("one", "two"))
+    lamp = Popular(products={"lamp": 50}, pins={"7": 100})
+    store.set_popular({one: lamp, two: Popular(products={"café": 500}), 99: lamp})
+    assert store.snapshot(NOW).popular == {one: lamp, two: Popular(products={"café": 500})}
+    store.set_popular({two: lamp})
+    assert store.snapshot(NOW).popular == {two: lamp}
+    store.set_popular({})
+    assert store.snapshot(NOW).popular == {}
+
+
+def test_many_may_say_what_is_popular_at_the_same_time(store: Store) -> None:
+    site = store.add_site(Site(id=0, tag_id="one"), now_ms=NOW).id
+
+    def say(number: int) -> bool:
+        try:
+            store.set_popular({site: Popular(products={"lamp": number})})
+        except StateError as exc:
+            return exc.retryable
+        return True
+
+    with ThreadPoolExecutor(4) as threads:
+        assert all(threads.map(say, range(16)))
+    assert store.snapshot(NOW).popular[site].products["lamp"] in range(16)
+
+
 def test_a_snapshot_survives_its_file(store: Store, tmp_path: Path) -> None:
     store.add_site(FULL, now_ms=NOW)
     store.create_key(site_id=None, label="", now_ms=NOW)
     store.suppress(["c" * 64], now_ms=NOW)
+    store.set_popular({1: Popular(products={"lamp": 50})})
     taken = store.snapshot(NOW)
-    assert taken.taken_ms == NOW and len(taken.sites) == 1
+    assert taken.popular and taken.taken_ms == NOW and len(taken.sites) == 1
     snapshot.save(taken, tmp_path / "kept" / "snapshot.json")
     assert snapshot.load(tmp_path / "kept" / "snapshot.json") == taken
 

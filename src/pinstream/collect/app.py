@@ -23,6 +23,8 @@ from pinstream.collect import openapi
 from pinstream.collect.answer import Answer
 from pinstream.collect.commit import Committer
 from pinstream.collect.edge import Edge, Head, Taken, count_answer
+from pinstream.collect.popular import PATH as POPULAR
+from pinstream.collect.popular import Shelf
 from pinstream.collect.tagfiles import Offer, TagFiles, free_of
 from pinstream.errors import LogError, Refused
 from pinstream.settings import Collect
@@ -42,6 +44,7 @@ def build(edge: Edge, committer: Committer, settings: Collect, tags_dir: Path | 
     events: dict[str, Run] = {"POST": takes.events}
     pixel: dict[str, Run] = {"GET": takes.pixel, "HEAD": takes.pixel, "POST": takes.events}
     health: dict[str, Run] = {"GET": healthz, "HEAD": healthz}
+    popular = Shelf(edge.gate).answer
     tag = TagFiles(settings.script_path, settings.endpoint_path, tags_dir)
     paths: list[tuple[str, str, Mapping[str, Run]]] = [
         ("/p/i", "events", events),
@@ -49,6 +52,7 @@ def build(edge: Edge, committer: Committer, settings: Collect, tags_dir: Path | 
         ("/v3/", "v3", pixel),
         ("/v3", "v3", pixel),
         ("/v1/engagements", "engagements", {"POST": takes.engagements}),
+        (POPULAR, "popular", {"GET": popular, "HEAD": popular}),
         ("/healthz", "healthz", health),
         ("/openapi.json", "openapi", {"GET": openapi.answer, "HEAD": openapi.answer}),
     ]

@@ -93,7 +93,7 @@ class Edge:
     """What every request needs: who may send, where records go, the time."""
 
     def __init__(self, gate: Gate, committer: Committer, settings: Collect, clock: Clock) -> None:
-        self._gate = gate
+        self.gate = gate
         self._committer = committer
         self._clock = clock
         self._proxies = networks(settings.trusted_proxies)
@@ -104,7 +104,7 @@ class Edge:
 
     def cors(self, origin: str | None, *, mirror: bool) -> bytes:
         """The CORS header lines for an answer to a page of `origin`, which may read it with its cookies if `mirror`."""
-        return answers.cors(origin, known=mirror and bool(origin) and self._gate.knows_origin(origin or ""))
+        return answers.cors(origin, known=mirror and bool(origin) and self.gate.knows_origin(origin or ""))
 
     # --- a request as read -> what to store, or the answer at once ---
 
@@ -152,7 +152,7 @@ class Edge:
         return self._take(head, wire.parse_query(head.query), head.query)
 
     def _take(self, head: Head, read: Wire, body: bytes) -> Taken | Answer:
-        site = self._gate.site(read.envelope.site)
+        site = self.gate.site(read.envelope.site)
         if site is None:
             return _refused(intake.refused(read.event_ids, "unknown_site", "$.site"))
         origin = head.origin
@@ -169,7 +169,7 @@ class Edge:
         """The key that a request presents, and the reason why it may not speak for the site, or empty."""
         presented = _presented_key(head) if head.path == "/v1/events" else ""
         if presented:
-            key = self._gate.key(presented)
+            key = self.gate.key(presented)
             may = key and key.site_id in (0, site.id) and (key.may_import or not _is_import(head))
             return key, "" if may else "bad_key"
         if _is_import(head):
@@ -178,7 +178,7 @@ class Edge:
 
     def _limited(self, limits: Limits, site: Site, key: Key | None, events: int) -> Answer | None:
         """The answer to a request that is more than a limit allows. Only who may speak for the site uses it up."""
-        over = limits.take(self._gate.snapshot, site, key, events, self._clock())
+        over = limits.take(self.gate.snapshot, site, key, events, self._clock())
         if over is None:
             return None
         self._name_limited(over.scope, site, key)
@@ -206,11 +206,11 @@ class Edge:
 
     def _engagements(self, head: Head, body: bytes) -> Taken | Answer:
         body = bodies.inflate(body, head.get(b"content-encoding"))
-        key = self._gate.key(_presented_key(head))
+        key = self.gate.key(_presented_key(head))
         if key is None:
             raise Refused("bad_key", "The API key is missing or unknown.")
         tag_id, sent, consent = engagements.read(body)
-        site = self._gate.site(tag_id)
+        site = self.gate.site(tag_id)
         if site is None:
             return _refused(intake.refused([""] * len(sent), "unknown_site", "$.site"))
         if key.site_id not in (0, site.id):
@@ -245,7 +245,7 @@ class Edge:
             or (b"dnt" in fields and head.get(b"dnt") == "1"),
             bot=is_bot(agent),
             source=source,
-            suppressed=self._gate.suppressed,
+            suppressed=self.gate.suppressed,
         )
 
     # --- what became of it -> the answer ---
@@ -278,7 +278,7 @@ class Edge:
         granted = self._allowance.take(len(refused), now_ms)
         if not granted:
             return ()
-        payload_hash = blake2b(body, key=self._gate.snapshot.payload_key, digest_size=16).hexdigest()
+        payload_hash = blake2b(body, key=self.gate.snapshot.payload_key, digest_size=16).hexdigest()
         rejections = [
             Rejection(
                 received_ms=now_ms,

@@ -15,7 +15,7 @@ from msgspec import Struct
 from starlette.requests import Request
 
 from pinstream import __version__
-from pinstream.collect import wire
+from pinstream.collect import popular, wire
 from pinstream.collect.answer import Answer
 from pinstream.event import (
     MAX_EVENTS,
@@ -222,10 +222,13 @@ def _answered() -> dict[str, Schema]:
     line = {"event_id": text, "status": status, "reason": reason, "field": text, "hint": text}
     results: Schema = {"type": "array", "items": _ref("Result")}
     refusal = {"reason": reason, "field": text, "hint": text}
+    band = {"savers": text | {"pattern": "^[0-9,]+\\+$"}, "at_least": {"type": "integer", "minimum": 1}}
+    told: Schema = {"type": "object", "additionalProperties": _object(band, *band)}
     return {
         "Result": _object(line, *line),
         "Results": _object({"results": results}, "results", description="One line an event, in the order sent."),
         "Refusal": _object(refusal | {"results": results}, *refusal),
+        "Popular": _object({"products": told, "pins": told}, "products", "pins"),
         "Health": _object({"ok": {"const": True}}, "ok"),
     }
 
@@ -296,6 +299,17 @@ def _gives(operation: str, summary: str, content: Schema, *, cached: bool = Fals
     return {"operationId": operation, "summary": summary, "responses": responses}
 
 
+def _popular() -> Schema:
+    several: Schema = {"type": "array", "items": {"type": "string"}, "maxItems": popular.MAX_ASKED}
+    site: Schema = {"description": _MEANING["site"], "schema": _text(wire.MAX_SITE_CHARS) | {"minLength": 1}}
+    products = {"description": "Product ids; with `pin` one at least. Repeat it.", "schema": several}
+    pins = {"description": "Ids of Pins. Repeat it.", "schema": several}
+    asked = {"site": site | {"required": True}, "product": products, "pin": pins}
+    operation = _gives("popular", "What is popular on Pinterest; what is missing is not", _json("Popular"), cached=True)
+    operation["responses"] |= _refused(403)
+    return operation | {"parameters": [{"name": name, "in": "query"} | each for name, each in asked.items()]}
+
+
 # --- the document ----------------------------------------------------------------------------------
 
 _SCHEMES: Final = {
@@ -337,6 +351,7 @@ def document() -> Schema:
             "/v1/engagements": {
                 "post": _takes("sendEngagements", "What people did with Pins", json) | {"security": _BY_KEY}
             },
+            popular.PATH: {"get": _popular()},
             "/tag.js": {"get": _gives("tag", "The tag", _FILE, cached=True)},
             "/healthz": {"get": _gives("health", "This process answers", _json("Health"))},
             "/openapi.json": {"get": _gives("openapi", "This document", anything)},

@@ -24,6 +24,7 @@ from typing import Final, NamedTuple
 from starlette.requests import Request
 
 from pinstream.collect.answer import Answer
+from pinstream.collect.popular import PATH as POPULAR
 from pinstream.errors import Misconfigured
 
 logger = logging.getLogger(__name__)
@@ -32,10 +33,12 @@ CACHE_S: Final = 300
 PINNED_S: Final = 365 * 86_400
 MAX_KEPT: Final = 50  # pinned versions of a script that are served besides the present one; the newest
 SCRIPT: Final = "tag.js"
-PINNABLE: Final = (SCRIPT, "mirror.js")
+PINNABLE: Final = (SCRIPT, "mirror.js", "badge.js")
 """Scripts that pages embed; the others are loaded by these, or on top of them."""
 ENDPOINT: Final = b'"p/i"'
 """How the built scripts that send spell the endpoint: relative to their own address, exactly once."""
+ASKED: Final = b'"v1/popular"'
+"""How badge.js spells where it asks, in the same way."""
 NOT_SERVED: Final = ("stub.js",)
 """What only `snippet.py` puts into pages."""
 
@@ -83,9 +86,10 @@ class TagFiles:
         folder, script = posixpath.split(script_path)
         if script != SCRIPT and script in self._built:
             raise Misconfigured(f"collect.script_path: {script} is the name of another of the tag's files.")
-        endpoint = f'"{posixpath.relpath(endpoint_path, folder)}"'.encode()
+        endpoint, asked = (f'"{posixpath.relpath(to, folder)}"'.encode() for to in (endpoint_path, POPULAR))
         for name, body in self._built.items():
-            file = TagFile(body.replace(ENDPOINT, endpoint), _TYPES[posixpath.splitext(name)[1]])
+            moved = body.replace(ENDPOINT, endpoint).replace(ASKED, asked)
+            file = TagFile(moved, _TYPES[posixpath.splitext(name)[1]])
             path = script_path if name == SCRIPT else posixpath.join(folder, name)
             self.paths[path] = file
             if name in PINNABLE:

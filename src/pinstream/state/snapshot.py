@@ -53,14 +53,23 @@ class Key(Struct, frozen=True, kw_only=True):
     """History (`source=import`) and lists."""
 
 
+class Popular(Struct, frozen=True, kw_only=True):
+    """What of a shop is popular on Pinterest: product or Pin -> how many people saved it, at least."""
+
+    products: dict[str, int] = {}
+    pins: dict[str, int] = {}
+
+
 class Snapshot(Struct, frozen=True, kw_only=True):
-    """Sites, keys and suppressed people, as of `taken_ms`."""
+    """Sites, keys, suppressed people and what is popular, as of `taken_ms`."""
 
     taken_ms: int
     sites: tuple[Site, ...] = ()
     keys: tuple[Key, ...] = ()
     suppressed: frozenset[str] = frozenset()
     """SHA-256 hex of e-mails, phones and external ids of people who asked to be erased."""
+    popular: dict[int, Popular] = {}
+    """By site id."""
     payload_key: bytes = b""
     """This installation's key for the hashes of refused payloads."""
 

@@ -1,4 +1,4 @@
-"""The way into the control plane: sites, keys, audiences, connections, suppressions and secrets.
+"""The way into the control plane: sites, keys, audiences, connections, suppressions, secrets, what is popular.
 
 Every function is one transaction and blocks for as long as the database takes: call it through
 `asyncio.to_thread` where a loop runs. Faults of the database are StateErrors.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, Literal, Self, TypeVar
 
 import msgspec
@@ -17,11 +17,11 @@ from msgspec import Struct
 from sqlalchemy import ColumnElement, Connection, Engine, Row, Table, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from pinstream.errors import Refused
+from pinstream.errors import Refused, StateError
 from pinstream.settings import FirstSite
 from pinstream.state import database
-from pinstream.state.snapshot import Key, Site, Snapshot
-from pinstream.state.tables import API_KEY, AUDIENCE, CONNECTION, MEMBER_LIST, SECRET, SITE, SUPPRESSION
+from pinstream.state.snapshot import Key, Popular, Site, Snapshot
+from pinstream.state.tables import API_KEY, AUDIENCE, CONNECTION, MEMBER_LIST, POPULAR, SECRET, SITE, SUPPRESSION
 
 PAYLOAD_KEY: Final = "payload_hash"
 """Name of the secret that hashes of refused payloads are keyed with."""
@@ -373,6 +373,27 @@ class Store:
         except IntegrityError:  # another process was faster
             return self.secret(name)
 
+    # --- popular on Pinterest ------------------------------------------------------------------------
+
+    def set_popular(self, popular: Mapping[int, Popular]) -> None:
+        """Put this in the place of all that was; by site id, sites that are gone are left out.
+
+        Raises:
+            StateError: the database is away, or another process did the same at the same moment.
+        """
+        try:
+            with database.writing(self.engine) as connection:
+                rows = [
+                    {"site_id": site.id} | msgspec.structs.asdict(popular[site.id])
+                    for site in _sites(connection)
+                    if site.id in popular
+                ]
+                connection.execute(delete(POPULAR))
+                if rows:
+                    connection.execute(insert(POPULAR), rows)
+        except IntegrityError as exc:
+            raise StateError("Another process copies what is popular right now.") from exc
+
     # --- snapshot ------------------------------------------------------------------------------------
 
     def snapshot(self, now_ms: int) -> Snapshot:
@@ -385,6 +406,10 @@ class Store:
                 sites=tuple(_sites(connection)),
                 keys=tuple(keys),
                 suppressed=frozenset(_suppressed(connection)),
+                popular={
+                    row.site_id: Popular(products=row.products, pins=row.pins)
+                    for row in connection.execute(select(POPULAR))
+                },
                 payload_key=payload_key,
             )
 

@@ -160,6 +160,14 @@ SUPPRESSION: Final = Table(
     _ms("created_ms"),
 )
 
+POPULAR: Final = Table(
+    "popular",
+    METADATA,
+    Column("site_id", Integer, ForeignKey("site.id"), primary_key=True),
+    Column("products", JSON, nullable=False),
+    Column("pins", JSON, nullable=False),
+)
+
 SECRET: Final = Table(
     "secret",
     METADATA,

@@ -31,10 +31,10 @@ import chdb
 from pinstream.errors import Misconfigured, QueryFailed, SetupFault
 from pinstream.serving import serving
 from pinstream.settings import Settings
-from pinstream.warehouse import guard, http
+from pinstream.warehouse import guard, http, schema
 from pinstream.warehouse.guard import Statement
-from pinstream.warehouse.http import Call, Outcome
-from pinstream.warehouse.password import password
+from pinstream.warehouse.http import Analyst, Call, Outcome
+from pinstream.warehouse.password import analyst_password, password
 
 logger = logging.getLogger(__name__)
 
@@ -147,9 +147,20 @@ class Engine:
         connection = self._connect()
         try:
             _prepare(connection, call.settings, call.database)
+            if call.read_only:
+                _ask(connection, "SET readonly = 1")
             return _execute(connection, call)
         finally:
             connection.close()
+
+    def databases(self) -> list[str]:
+        """Their names."""
+        connection = self._connect()
+        try:
+            rows = _ask(connection, "SELECT name FROM system.databases", "JSONCompactEachRow").bytes().splitlines()
+        finally:
+            connection.close()
+        return [name for (name,) in map(json.loads, rows)]
 
     def _connect(self) -> Any:
         try:
@@ -347,10 +358,13 @@ async def running(settings: Settings) -> AsyncIterator[int]:
     """
     loop = asyncio.get_running_loop()
     secret = password(settings)
+    analyst = Analyst(
+        settings.warehouse.analyst_user, analyst_password(settings), schema.analytics_database(settings.warehouse)
+    )
     engine = Engine(settings.data_dir / "warehouse")
     with ThreadPoolExecutor(http.MAX_READS + http.MAX_WRITES + 4, "warehouse") as threads:
         await loop.run_in_executor(threads, engine.open)
-        interface = http.Interface(engine, threads, user=settings.warehouse.user, password=secret)
+        interface = http.Interface(engine, threads, user=settings.warehouse.user, password=secret, analyst=analyst)
         try:
             host, port = address(settings)
             async with serving(http.app(interface), host, port, timeout_graceful_shutdown=int(STOP_S)) as actual:

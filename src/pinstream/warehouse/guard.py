@@ -38,7 +38,8 @@ CAPS: Final[dict[str, int]] = {
 """Settings that a client may lower, and neither raise nor lift: 1 up to this, as plain digits."""
 
 
-def _names(text: str) -> frozenset[str]:
+def names(text: str) -> frozenset[str]:
+    """The words of `text`."""
     return frozenset(text.split())
 
 
@@ -47,13 +48,13 @@ ENGINES: Final = frozenset(
 ) | {"VersionedCollapsingMergeTree", "Memory", "Null", "Log", "TinyLog", "StripeLog", "View", "MaterializedView"}
 DATABASE_ENGINES: Final = frozenset({"Atomic", "Memory"})
 
-TABLE_FUNCTIONS: Final = _names(
+TABLE_FUNCTIONS: Final = names(
     "numbers numbers_mt zeros zeros_mt primes generate_series generateseries generaterandom values "
     "view null merge dictionary"
 )
 """Those that touch nothing but memory and tables; lower case."""
 
-KNOWN_TABLE_FUNCTIONS: Final = TABLE_FUNCTIONS | _names(
+KNOWN_TABLE_FUNCTIONS: Final = TABLE_FUNCTIONS | names(
     "sqlstandardvalues arrowstream azureblobstorage azureblobstoragecluster bigquery cluster clusterallreplicas cosn "
     "deltalake deltalakeazure deltalakeazurecluster deltalakecluster deltalakelocal deltalakes3 deltalakes3cluster "
     "eval executable file filecluster filesystem format fuzzjson fuzzquery gcs hdfs hdfscluster hive hudi hudicluster "
@@ -69,7 +70,7 @@ KNOWN_TABLE_FUNCTIONS: Final = TABLE_FUNCTIONS | _names(
 _STRUCTURED: Final = frozenset({"values", "generaterandom", "null"})
 """Table functions whose first argument is a list of columns in a string, where DEFAULT would hide an expression."""
 
-_FUNCTIONS: Final = _names(
+_FUNCTIONS: Final = names(
     "file hascolumnintable showcertificate catboostevaluate aiclassify aiembed aiextract aifilter aigenerate airedact "
     "aisimilarity aitranslate generateembedding"
 )
@@ -84,11 +85,9 @@ _SETTINGS: Final = re.compile(
 """Settings that hold SQL, name files or hosts, change the language that this module reads, or set other settings."""
 
 _READS: Final = frozenset({"SELECT", "WITH", "FROM", "SHOW", "DESCRIBE", "DESC", "EXPLAIN", "EXISTS", "CHECK", "("})
-_WRITES: Final = _names(
-    "INSERT CREATE REPLACE ALTER DROP TRUNCATE OPTIMIZE RENAME EXCHANGE DELETE UPDATE UNDROP SYSTEM"
-)
+_WRITES: Final = names("INSERT CREATE REPLACE ALTER DROP TRUNCATE OPTIMIZE RENAME EXCHANGE DELETE UPDATE UNDROP SYSTEM")
 _SESSION: Final = frozenset({"SET", "USE"})
-_KNOWN_BUT_REFUSED: Final = _names(
+_KNOWN_BUT_REFUSED: Final = names(
     "ATTACH DETACH BACKUP RESTORE KILL GRANT REVOKE EXECUTE MOVE IMPORT COPY BEGIN COMMIT ROLLBACK WATCH"
 )
 _CREATES: Final = frozenset({"TABLE", "TEMPORARY", "VIEW", "MATERIALIZED", "DATABASE", "FUNCTION"})
@@ -100,8 +99,8 @@ _OWN_DATABASES: Final = frozenset({"system", "information_schema"})
 """The engine's own: without their tables no statement runs any more, for anybody."""
 _LASTING_DATABASES: Final = _OWN_DATABASES | {"default"}
 """Without `default` no connection opens any more."""
-_REMAKES: Final = _names("DROP RENAME EXCHANGE TRUNCATE UNDROP")
-_CLAUSES: Final = _names("SELECT WHERE PREWHERE GROUP ORDER HAVING LIMIT ON USING SETTINGS UNION QUALIFY WINDOW FORMAT")
+_REMAKES: Final = names("DROP RENAME EXCHANGE TRUNCATE UNDROP")
+_CLAUSES: Final = names("SELECT WHERE PREWHERE GROUP ORDER HAVING LIMIT ON USING SETTINGS UNION QUALIFY WINDOW FORMAT")
 
 Kind = Literal["read", "write", "session"]
 

@@ -30,14 +30,15 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from pinstream.errors import QueryFailed
-from pinstream.warehouse import guard
+from pinstream.warehouse import analyst, guard
 from pinstream.warehouse.guard import Statement
 
 MAX_BODY_BYTES: Final = 256 << 20
 """Of a request, before and after decompression."""
 MAX_READS: Final = 12
 MAX_WRITES: Final = 4
-"""Statements at a time; more wait, and slow reads never keep inserts out."""
+MAX_ANALYST_READS: Final = 4
+"""Statements at a time; more wait, and slow reads never keep inserts out, nor an analyst's the others."""
 WAIT_S: Final = 60.0
 """Longest wait for a turn, and for a request's body."""
 MAX_SESSION_TIMEOUT_S: Final = 3600
@@ -101,6 +102,8 @@ class Call(NamedTuple):
     session_id: str = ""
     session_timeout_s: float = 60
     session_must_exist: bool = False
+    read_only: bool = False
+    """Nothing may be set any more once its settings are."""
 
 
 class Outcome(NamedTuple):
@@ -124,6 +127,17 @@ class Engine(Protocol):
     def run(self, call: Call) -> Outcome:
         """Run to the end, blocking. Raises QueryFailed with ClickHouse's code."""
 
+    def databases(self) -> list[str]:
+        """Their names."""
+
+
+class Analyst(NamedTuple):
+    """Who may read the views for analysts, and nothing else."""
+
+    user: str
+    password: str
+    database: str
+
 
 class _Request(NamedTuple):
     """A request, taken apart."""
@@ -140,20 +154,24 @@ class _Request(NamedTuple):
 class Interface:
     """The one endpoint."""
 
-    def __init__(self, engine: Engine, threads: Executor, *, user: str, password: str) -> None:
+    def __init__(self, engine: Engine, threads: Executor, *, user: str, password: str, analyst: Analyst) -> None:
         self._engine = engine
         self._threads = threads
         self._users = {user, "default"}
         self._password = password.encode()
-        self._turns = {"read": asyncio.Semaphore(MAX_READS), "write": asyncio.Semaphore(MAX_WRITES)}
+        self._analyst = analyst
+        self._turns = {
+            "read": asyncio.Semaphore(MAX_READS),
+            "write": asyncio.Semaphore(MAX_WRITES),
+            "analyst": asyncio.Semaphore(MAX_ANALYST_READS),
+        }
 
     async def query(self, request: Request) -> Response:
         """`/` with whatever comes."""
         if request.method == "GET" and not request.url.query:
             return await _ok(request)
         try:
-            self._authenticate(request)
-            response = await self._answer(request)
+            response = await self._answer(request, self._analyst if self._authenticate(request) else None)
         except QueryFailed as exc:
             response = self._failure(exc)
         response.headers["X-ClickHouse-Server-Display-Name"] = "pinstream"
@@ -161,22 +179,31 @@ class Interface:
         response.headers["X-ClickHouse-Timezone"] = self._engine.timezone
         return response
 
-    def _authenticate(self, request: Request) -> None:
+    def _authenticate(self, request: Request) -> bool:
+        """Whether it is the analyst."""
         user, password = _credentials(request)
         if not user and not password:
             raise QueryFailed("The warehouse wants a user and a password. (REQUIRED_PASSWORD)", code=194)
+        if user == self._analyst.user and hmac.compare_digest(password.encode(), self._analyst.password.encode()):
+            return True
         if not hmac.compare_digest(password.encode(), self._password) or (user or "default") not in self._users:
             raise QueryFailed(
                 f"{user}: Authentication failed: password is incorrect, or there is no user with such name. "
-                "The embedded warehouse keeps its password in <data_dir>/warehouse.password. (AUTHENTICATION_FAILED)",
+                "The embedded warehouse keeps its password in <data_dir>/warehouse.password, the analyst's in "
+                "<data_dir>/analyst.password. (AUTHENTICATION_FAILED)",
                 code=516,
             )
+        return False
 
-    async def _answer(self, request: Request) -> Response:
+    async def _answer(self, request: Request, reader: Analyst | None) -> Response:
         asked = await self._in_thread(_unpack, request, await _body(request))
-        call = await self._in_thread(_call, asked, self._engine.forbidden)
+        call = (
+            await self._in_thread(_analyst_call, asked, self._engine, reader)
+            if reader
+            else await self._in_thread(_call, asked, self._engine.forbidden)
+        )
         kind = call.statement.kind
-        async with self._turn("write" if kind == "write" else "read"):
+        async with self._turn("analyst" if reader else "write" if kind == "write" else "read"):
             outcome: Outcome = await self._in_thread(self._engine.run, call)
         response: Response = await self._in_thread(
             _success, outcome, call.output_format if kind == "read" else "", asked
@@ -325,10 +352,7 @@ def _call(asked: _Request, forbidden: frozenset[str]) -> Call:
             "(READONLY)",
             code=guard.READONLY,
         )
-    values = asked.values
-    settings = {
-        name: value for name, value in values.items() if name not in _NOT_SETTINGS and not name.startswith("param_")
-    }
+    values, settings = asked.values, _settings(asked.values)
     for name, value in settings.items():
         guard.check_setting(name, value)
     return Call(
@@ -336,12 +360,32 @@ def _call(asked: _Request, forbidden: frozenset[str]) -> Call:
         asked.sql[statement.data_at :] if statement.data_at >= 0 else b"",
         values.get("database", ""),
         settings,
-        {name.removeprefix("param_"): value for name, value in values.items() if name.startswith("param_")},
+        _params(values),
         statement.output_format or asked.default_format,
         values.get("session_id", ""),
         _session_timeout_s(values.get("session_timeout", "60")),
         values.get("session_check") == "1",
     )
+
+
+def _analyst_call(asked: _Request, engine: Engine, reader: Analyst) -> Call:
+    """The same for an analyst, whose statements leave no mark, so that they need no session."""
+    values = asked.values
+    database = analyst.database(values.get("database", ""), reader.database)
+    settings = analyst.settings(_settings(values))
+    statement = analyst.inspect(asked.sql, engine.forbidden, engine.databases(), reader.database)
+    output_format = statement.output_format or asked.default_format
+    return Call(statement, b"", database, settings, _params(values), output_format, read_only=True)
+
+
+def _settings(values: Mapping[str, str]) -> dict[str, str]:
+    return {
+        name: value for name, value in values.items() if name not in _NOT_SETTINGS and not name.startswith("param_")
+    }
+
+
+def _params(values: Mapping[str, str]) -> dict[str, str]:
+    return {name.removeprefix("param_"): value for name, value in values.items() if name.startswith("param_")}
 
 
 def _session_timeout_s(text: str) -> float:

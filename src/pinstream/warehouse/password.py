@@ -1,10 +1,11 @@
-"""The warehouse's password: from the settings, or from a file that the embedded warehouse and its clients share."""
+"""The warehouse's passwords: from the settings, or from files that the embedded warehouse and its clients share."""
 
 from __future__ import annotations
 
 import os
 import secrets
 from contextlib import suppress
+from pathlib import Path
 
 from pinstream.errors import SetupFault
 from pinstream.settings import Settings
@@ -21,7 +22,20 @@ def password(settings: Settings) -> str:
     explicit = settings.warehouse.password.get_secret_value()
     if explicit or settings.warehouse.mode != "embedded":
         return explicit
-    path = settings.warehouse_password_file
+    return _kept(settings.warehouse_password_file, "warehouse.password")
+
+
+def analyst_password(settings: Settings) -> str:
+    """That of the embedded warehouse's reader of the views for analysts: from the settings, else from its file.
+
+    Raises:
+        SetupFault: the file cannot be read or made.
+    """
+    explicit = settings.warehouse.analyst_password.get_secret_value()
+    return explicit or _kept(settings.analyst_password_file, "warehouse.analyst_password")
+
+
+def _kept(path: Path, setting: str) -> str:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         draft = path.with_name(f"{path.name}.{os.getpid()}")
@@ -33,5 +47,5 @@ def password(settings: Settings) -> str:
         return path.read_text().strip()
     except OSError as exc:
         raise SetupFault(
-            f"Cannot keep a password in {path}: {exc.strerror}. Check data_dir, or set warehouse.password."
+            f"Cannot keep a password in {path}: {exc.strerror}. Check data_dir, or set {setting}."
         ) from exc

@@ -69,10 +69,16 @@ def statements(text: str, settings: Settings, *, version: int = ROLLUP_VERSION) 
 
     `{engine X(a)}` is the engine, replicated on a cluster; `{on_cluster}` names it; `{window}` remembers blocks, so
     that a replay is dropped; `{fsync}` makes an insert durable before it is answered; `{version}` is the rollup
-    version from which a view counts.
+    version from which a view counts. `{database}` and `{analytics}` are the databases of tables and of views for
+    analysts; `{security}` lets these read what their reader may not; `{masked x}` is text x without hashes and click
+    ids.
     """
     filled = re.sub(r"\{engine (\w+)\((.*?)\)\}", lambda match: _engine(match[1], match[2], settings), text)
+    filled = re.sub(r"\{masked (\w+)\}", lambda match: _MASKED.format(match[1]), filled)
     places = {
+        "analytics": analytics_database(settings),
+        "database": settings.database,
+        "security": _security(settings),
         "on_cluster": on_cluster(settings),
         "window": _window(settings),
         "fsync": _FSYNC,
@@ -84,6 +90,14 @@ def statements(text: str, settings: Settings, *, version: int = ROLLUP_VERSION) 
     return [statement for statement in code if statement]
 
 
+def analytics_database(settings: Settings) -> str:
+    """The database of views for analysts: `analytics`, or named after ours where ours has another name than usual."""
+    return "analytics" if settings.database == "pinstream" else f"{settings.database}_analytics"
+
+
+_MASKED: Final = (
+    "replaceRegexpAll({0}, '(?i)(epik(?:=|%(?:25)*3D)|\"epik\"\\\\s*:\\\\s*\")[^&#\"]*|[0-9a-f]{{64}}', '\\\\1')"
+)
 _FSYNC: Final = "fsync_after_insert = 1, fsync_part_directory = 1"
 
 
@@ -97,6 +111,11 @@ def _engine(name: str, arguments: str, settings: Settings) -> str:
 def on_cluster(settings: Settings) -> str:
     """What DDL says after a name to be run on every server; empty unless there is a cluster."""
     return f" ON CLUSTER {json.dumps(settings.cluster)}" if settings.mode == "cluster" else ""
+
+
+def _security(settings: Settings) -> str:
+    """The embedded engine has no users: its HTTP front decides what an analyst reads (analyst.py)."""
+    return "" if settings.mode == "embedded" else f"DEFINER = `{settings.user}` SQL SECURITY DEFINER"
 
 
 def _window(settings: Settings) -> str:

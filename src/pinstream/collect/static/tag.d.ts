@@ -25,7 +25,7 @@ export interface EventFields {
 /** Identifiers of a person. */
 export type UserKey = "em" | "ph" | "external_id" | "fn" | "ln" | "ge" | "db" | "ct" | "st" | "zp" | "country" | "hashed_maids";
 /** The events that Pinterest knows, under the names of its Conversions API. */
-export type StandardEvent = "page_visit" | "view_category" | "search" | "add_to_cart" | "checkout" | "watch_video" | "signup" | "lead" | "custom" | "add_payment_info" | "add_to_wishlist" | "initiate_checkout" | "subscribe" | "view_content" | "app_install" | "app_open" | "contact" | "customize_product" | "find_location" | "schedule" | "start_trial" | "submit_application" | "init";
+export type StandardEvent = "page_visit" | "view_category" | "search" | "add_to_cart" | "checkout" | "watch_video" | "signup" | "lead" | "custom" | "add_payment_info" | "add_to_wishlist" | "initiate_checkout" | "subscribe" | "view_content" | "app_install" | "app_open" | "contact" | "customize_product" | "find_location" | "schedule" | "start_trial" | "submit_application" | "init" | "order_cancelled" | "order_refunded";
 
 /** The types of `pintrk`. */
 /** A name as the server compares it: `AddToCart`, `add-to-cart` and `add_to_cart` are one event. */
