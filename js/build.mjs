@@ -81,12 +81,13 @@ async function built() {
   for (const [name, entry] of Object.entries(ENTRIES)) {
     if (existsSync(here(`src/${entry.source}`))) files[name] = await script(entry);
   }
-  return { ...files, "stub.js": await stub(), "tag.d.ts": BANNER + declarations() };
+  for (const [name, text] of Object.entries(declarations())) files[name] = BANNER + text;
+  return { ...files, "stub.js": await stub() };
 }
 
 /** Sizes after gzip by file. */
 function sizes(files) {
-  const scripts = Object.entries(files).filter(([name]) => !name.endsWith(".d.ts"));
+  const scripts = Object.entries(files).filter(([name]) => !/\.d\.m?ts$/.test(name));
   return Object.fromEntries(scripts.map(([name, text]) => [name, gzipSync(text, { level: 9 }).length]));
 }
 

@@ -50,10 +50,16 @@ def test_sites_and_keys(run: Run) -> None:
     )
     assert isinstance(added, list)
     assert added[0]["origins"] == ["https://a.example"]
-    assert run("sites", "origins", "shop", "https://b.example", "https://c.example").returncode == 0
+    more = ("--add-origin", "https://b.example", "--add-origin", "https://c.example")
+    assert run("sites", "set", "shop", *more, "--remove-origin", "https://a.example").returncode == 0
+    assert run("sites", "set", "shop", "--explicit-yes-overrides-gpc", "--currency", "SEK").returncode == 0
     listed = said(run("sites", "list", "--json"))
     assert isinstance(listed, list)
     assert listed[0]["origins"] == ["https://b.example", "https://c.example"]
+    assert (listed[0]["currency"], listed[0]["explicit_yes_overrides_gpc"]) == ("SEK", True)
+    refused = run("sites", "set", "shop", "--remove-origin", "https://z.example")
+    assert refused.returncode == 2
+    assert "not on the list" in refused.stderr
 
     made = said(run("keys", "create", "--site", "shop", "--label", "erp", "--json"))
     assert isinstance(made, dict)
@@ -71,7 +77,7 @@ def test_a_snippet_is_what_a_page_takes(run: Run) -> None:
     done = run("snippet", "--site", "shop", "--url", "https://t.a.example", "--json")
     made = said(done)
     assert isinstance(made, dict)
-    assert done.stderr == ""
+    assert done.stderr == f"Note: {made['notes'][0]}\n"
     whole = run("snippet", "--site", "shop", "--url", "https://t.a.example").stdout
     for part in (made["text"], made["integrity"], made["pinned_url"], "connect-src https://t.a.example"):
         assert part in whole
@@ -158,7 +164,7 @@ async def test_what_can_be_asked_about_an_audience(run: Run, warehouse: Warehous
     [
         (("sites", "add", "--tag-id", "a b", "--origin", "*"), "tag id"),
         (("sites", "add", "--tag-id", "shop", "--origin", "shop.example"), "origin"),
-        (("sites", "origins", "nobody", "*"), "no site nobody"),
+        (("sites", "set", "nobody"), "no site nobody"),
         (("keys", "create", "--site", "nobody"), "no site nobody"),
         (("snippet", "--site", "nobody"), "`pinstream sites add` makes one"),
         (("snippet", "--site", "nobody", "--url", "shop.example"), "no site nobody"),

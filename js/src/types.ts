@@ -66,7 +66,6 @@ export interface Pintrk {
 }
 
 declare global {
-  interface Window {
-    pintrk?: Pintrk;
-  }
+  /** On pages with the stub, or with a script that runs before yours. */
+  var pintrk: Pintrk;
 }

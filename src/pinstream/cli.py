@@ -32,6 +32,7 @@ from pinstream.supervisor import Serve, Supervisor, on_hangup, supervised, until
 
 if TYPE_CHECKING:  # imported where it is used, so that `--help` is quick
     from pinstream.audiences.desk import Subject
+    from pinstream.state.snapshot import Site
     from pinstream.state.store import Store
     from pinstream.warehouse.client import Warehouse
 
@@ -245,13 +246,12 @@ def sites_add(
     phone_region: Annotated[str, typer.Option(help="Region of phone numbers without a country code, such as DE.")] = "",
     consent_default: Annotated[str, typer.Option(help="unknown, yes or no: where nobody said anything.")] = "unknown",
     null_origin: Annotated[bool, typer.Option("--null-origin", help="Take events of sandboxes.")] = False,
+    explicit_yes_overrides_gpc: Annotated[
+        bool, typer.Option("--explicit-yes-overrides-gpc", help="A visitor's own yes beats the browser's signal.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Create a site."""
-    import msgspec
-
-    from pinstream.state.snapshot import Site
-
     values = {
         "id": 0,
         "tag_id": tag_id,
@@ -262,20 +262,68 @@ def sites_add(
         "phone_region": phone_region,
         "consent_default": consent_default,
         "allow_null_origin": null_origin,
+        "explicit_yes_overrides_gpc": explicit_yes_overrides_gpc,
     }
+    with _store() as store:
+        _print([_plain(store.add_site(_site(values), now_ms=now_ms()))], as_json)
+    if not as_json:
+        print("collect knows it within half a minute.", file=sys.stderr)
+
+
+@sites.command("set")
+def sites_set(
+    tag_id: str,
+    add_origin: Annotated[list[str] | None, typer.Option(help="Allow one more origin; repeat it.")] = None,
+    remove_origin: Annotated[list[str] | None, typer.Option(help="Allow an origin no longer; repeat it.")] = None,
+    name: Annotated[str | None, typer.Option(help="The shop's name.")] = None,
+    currency: Annotated[str | None, typer.Option(help="Assumed where an event names none.")] = None,
+    cookie_domain: Annotated[
+        str | None, typer.Option(help="Domain of the visitor cookie; '' = collect's host.")
+    ] = None,
+    phone_region: Annotated[str | None, typer.Option(help="Region of phone numbers without a country code.")] = None,
+    consent_default: Annotated[str | None, typer.Option(help="unknown, yes or no: where nobody said anything.")] = None,
+    allow_null_origin: Annotated[
+        bool | None, typer.Option("--null-origin/--no-null-origin", help="Take events of sandboxes.")
+    ] = None,
+    allow_no_origin: Annotated[
+        bool | None, typer.Option("--without-origin/--not-without-origin", help="Take events of servers and images.")
+    ] = None,
+    explicit_yes_overrides_gpc: Annotated[
+        bool | None,
+        typer.Option("--explicit-yes-overrides-gpc/--gpc-first", help="May a visitor's own yes beat the signal?"),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Change a site. What is not named stays as it is; collect goes by it within half a minute."""
+    values = {
+        "name": name,
+        "currency": currency,
+        "cookie_domain": cookie_domain,
+        "phone_region": phone_region,
+        "consent_default": consent_default,
+        "allow_null_origin": allow_null_origin,
+        "allow_no_origin": allow_no_origin,
+        "explicit_yes_overrides_gpc": explicit_yes_overrides_gpc,
+    }
+    with _store() as store:
+        site = store.site(tag_id)
+        if unknown := set(remove_origin or ()) - set(site.origins):
+            raise typer.BadParameter(f"{', '.join(unknown)}: not on the list, which is {', '.join(site.origins)}.")
+        kept = [origin for origin in site.origins if origin not in (remove_origin or ())]
+        changes = {key: value for key, value in values.items() if value is not None}
+        changed = _site(_plain(site) | changes | {"origins": tuple(dict.fromkeys([*kept, *(add_origin or ())]))})
+        _print([_plain(store.set_site(changed))], as_json)
+
+
+def _site(values: dict[str, Any]) -> Site:
+    import msgspec
+
+    from pinstream.state.snapshot import Site
+
     try:
-        site = msgspec.convert(values, Site)
+        return msgspec.convert(values, Site)
     except msgspec.ValidationError as exc:
         raise typer.BadParameter(str(exc)) from exc
-    with _store() as store:
-        _print([_plain(store.add_site(site, now_ms=now_ms()))], as_json)
-
-
-@sites.command("origins")
-def sites_origins(tag_id: str, origin: list[str], as_json: AsJson = False) -> None:
-    """Replace a site's allowed origins."""
-    with _store() as store:
-        _print([_plain(store.set_origins(tag_id, origin))], as_json)
 
 
 @keys.command("create")
@@ -593,7 +641,8 @@ def snippet(
     policy = "; ".join(f"{directive} {' '.join(allowed)}" for directive, allowed in made_for.csp.items())
     print(f"{made_for.where}\n\n{made_for.text}")
     print(f"Content-Security-Policy, besides what it says now:\n\n{policy}\n")
-    print(f"This version and no other ({made_for.integrity}):\n\n{made_for.pinned}")
+    if made_for.pinned:
+        print(f"Or in its place, this version and no other ({made_for.integrity}):\n\n{made_for.pinned}")
 
 
 @app.command()

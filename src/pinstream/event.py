@@ -219,7 +219,10 @@ REASONS: Final[dict[str, tuple[int, str]]] = {
     "bad_value": (400, "A value is not one of the documented ones."),
     "bad_hash": (400, "An identifier is hashed with MD5 or SHA-1. Send SHA-256, or the plain value."),
     "unknown_site": (403, "No such site. Create it with `pinstream sites add`, or correct the tag id."),
-    "wrong_origin": (403, "This origin is not on the site's list. Add it with `pinstream sites origins`."),
+    "wrong_origin": (
+        403,
+        "This origin is not on the site's list. `pinstream sites set TAG_ID --add-origin ...` adds it.",
+    ),
     "bad_key": (
         403,
         "The API key is missing, unknown, or not for this site or task. Make one with `pinstream keys create`.",

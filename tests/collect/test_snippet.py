@@ -24,6 +24,7 @@ from tests.collect.conftest import SHOP, client, running
 URL = "https://t.shop.example"
 FILES = TagFiles("/tag.js", "/p/i")
 SITE = Site(id=1, tag_id="my-shop", origins=(SHOP,), allow_null_origin=True)
+ASKED = msgspec.structs.replace(SITE, consent_default="no")
 
 
 def printed(platform: str, site: Site = SITE, url: str = URL, files: TagFiles = FILES) -> Snippet:
@@ -58,7 +59,7 @@ def test_the_command_line_knows_every_platform() -> None:
 
 @pytest.mark.parametrize("platform", PLATFORMS)
 def test_no_gap_is_left_and_the_site_and_the_host_are_there(platform: str) -> None:
-    made = printed(platform)
+    made = printed(platform, ASKED)
     assert "{{" not in made.text
     assert "my-shop" in made.text
     assert "https://t.shop.example/" in made.text
@@ -69,8 +70,9 @@ def test_no_gap_is_left_and_the_site_and_the_host_are_there(platform: str) -> No
 def test_paths_by_settings_and_by_a_proxy_are_followed(platform: str) -> None:
     files = TagFiles("/s/shop.js", "/s/x")
     made = printed(platform, url="https://www.shop.example/ps/", files=files)
-    assert made.script_url == "https://www.shop.example/ps/s/shop.js"
-    assert made.pinned_url == f"https://www.shop.example/ps/s/shop.{files.script().short_hash}.js"
+    name, script = ("mirror", files.paths["/s/mirror.js"]) if platform == "mirror" else ("shop", files.script())
+    assert made.script_url == f"https://www.shop.example/ps/s/{name}.js"
+    assert made.pinned_url == f"https://www.shop.example/ps/s/{name}.{script.short_hash}.js"
     for address in re.findall(r"https://www\.shop\.example[^\s\"'<>)]*", made.text):
         assert address.startswith(("https://www.shop.example/ps/s/", "https://www.shop.example/ps/v"))
     assert made.csp["connect-src"] == ["https://www.shop.example"]
@@ -100,13 +102,20 @@ def test_nothing_is_inline(platform: str) -> None:
     assert printed(platform).csp["script-src"] == [URL]
 
 
-def test_the_pinned_element_holds_the_hash_of_what_is_served() -> None:
-    made = printed("html")
+@pytest.mark.parametrize("platform", ["html", "html-csp", "mirror"])
+def test_the_pinned_element_holds_the_hash_of_what_is_served(platform: str) -> None:
+    made = printed(platform)
     attributes = script_of(made.pinned)
     body = FILES.paths[made.pinned_url.removeprefix(URL)].body
     assert attributes["integrity"] == made.integrity == f"sha384-{b64encode(sha384(body).digest()).decode()}"
     assert attributes["crossorigin"] == "anonymous"
     assert attributes["data-site"] == "my-shop"
+    assert script_of(made.text).get("src") in (None, made.script_url)
+
+
+def test_who_embeds_the_tag_is_told_that_it_waits_for_a_yes() -> None:
+    told = {platform for platform in PLATFORMS if any("before a yes" in note for note in printed(platform).notes)}
+    assert told == {"html", "html-csp", "mirror", "gtm", "magento", "react", "vue"}
 
 
 def test_the_tag_goes_by_what_the_server_goes_by() -> None:
@@ -114,11 +123,11 @@ def test_the_tag_goes_by_what_the_server_goes_by() -> None:
     for platform in ("html-csp", "mirror"):
         attributes = script_of(printed(platform, site).text)
         assert attributes["data-consent"] == "yes"
-        assert attributes["data-explicit-yes-overrides-gpc"] == "true"
+        assert attributes["data-explicit_yes_overrides_gpc"] == "true"
     options = '{pagevisit: true, consent: "yes", explicit_yes_overrides_gpc: true}'
     assert f'pintrk("load", "my-shop", {options});' in printed("html", site).text
-    assert 'consent="yes" explicitYesOverridesGpc />' in printed("react", site).text
-    assert 'consent: "yes", explicitYesOverridesGpc: true }' in printed("vue", site).text
+    assert 'consent="yes" explicit_yes_overrides_gpc />' in printed("react", site).text
+    assert 'consent: "yes", explicit_yes_overrides_gpc: true }' in printed("vue", site).text
     assert 'consent: "yes",' in printed("shopify", site).text
     assert "consent" not in printed("html-csp").text
 
@@ -159,5 +168,5 @@ def test_the_snippet_is_json() -> None:
     ],
 )
 def test_what_would_keep_events_away_is_said(platform: str, changes: dict[str, bool], url: str, note: str) -> None:
-    (said,) = printed(platform, msgspec.structs.replace(SITE, **changes), url).notes
+    (said,) = printed(platform, msgspec.structs.replace(ASKED, **changes), url).notes
     assert note in said

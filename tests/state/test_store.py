@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from pinstream.errors import Refused, StateError
 from pinstream.settings import FirstSite
@@ -54,15 +55,16 @@ def test_a_tag_id_is_taken_once(store: Store) -> None:
     assert len(store.sites()) == 1
 
 
-def test_origins_are_replaced(store: Store) -> None:
-    a_site(store)
-    changed = store.set_origins("t1", ["https://b.example"])
-    assert changed.origins == ("https://b.example",)
+def test_a_site_is_changed(store: Store) -> None:
+    site = a_site(store)
+    changed = replace(site, origins=("https://b.example",), explicit_yes_overrides_gpc=True, currency="SEK")
+    assert store.set_site(changed) == changed
     assert store.site("t1") == changed
     with pytest.raises(Refused, match="no site t2"):
-        store.set_origins("t2", [])
+        store.set_site(replace(site, tag_id="t2"))
     with pytest.raises(Refused, match="is not an origin"):
-        store.set_origins("t1", ["b.example"])
+        store.set_site(replace(site, origins=("b.example",)))
+    assert store.site("t1") == changed
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,11 @@ PLATFORMS: Final = {
 }
 """Platform -> its file, and where the text goes."""
 
+_ASK_BY_THEMSELVES: Final = ("image", "shopify", "woocommerce")
+"""Platforms whose text asks for consent where the shop has the answer; the image is for shops that have it."""
+_IN_PAGES: Final = ("html", "html-csp", "mirror")
+"""Platforms whose script's element stands in the page's own source."""
+
 _URL: Final = re.compile(r"https?://(?:[a-z0-9.-]{1,253}|\[[0-9a-f:]{2,39}\])(?::\d{1,5})?(?:/[A-Za-z0-9._~/-]*)?")
 _INLINE: Final = re.compile(r"<script>(.*?)</script>", re.DOTALL)
 _GAP: Final = re.compile(r"\{\{(\w+)\}\}")
@@ -51,7 +56,7 @@ class Snippet(Struct, frozen=True, kw_only=True):
     integrity: str
     """Its hash, for `integrity="..."`."""
     pinned: str
-    """A script element that loads this version and no other."""
+    """A script element that loads this version and no other, to stand where the text's stands; empty: there is none."""
     csp: dict[str, list[str]]
     """Directive -> what the shop's Content-Security-Policy must allow besides what it allows now."""
     notes: list[str]
@@ -69,21 +74,24 @@ def snippet(site: Site, platform: str, url: str, files: TagFiles) -> Snippet:
         raise Misconfigured(f"{url} is no address for a page. Such as https://t.shop.example, without ? and #.")
     file, where = PLATFORMS[platform]
     script = files.script_path
-    pinned = f"{folder}{pinned_path(script, files.script())}"
-    integrity = files.script().integrity
+    embedded = files.beside("mirror.js") if platform == "mirror" else script
+    pinned = f"{folder}{pinned_path(embedded, files.paths[embedded])}"
+    integrity = files.paths[embedded].integrity
     attributes = _attributes(site)
+    consent = attributes.replace(' data-pagevisit="true"', "")
+    said = consent if platform == "mirror" else attributes
     text = _filled(
         _text(f"snippets/{file}"),
         {
             "site": site.tag_id,
             "script": f"{folder}{script}",
-            "mirror": f"{folder}{files.beside('mirror.js')}",
+            "mirror": f"{folder}{embedded}",
             "folder": f"{folder}{script.rpartition('/')[0]}",
             "endpoint": f"{folder}{files.endpoint_path}",
             "host": urlsplit(folder).netloc,
             "options": _options(site),
             "attributes": attributes,
-            "consent": attributes.replace(' data-pagevisit="true"', ""),
+            "consent": consent,
             "said": "".join(f"\n    {key}: {json.dumps(value)}," for key, value in _said(site).items()),
             "props": _props(site),
             "fields": _fields(site),
@@ -95,11 +103,13 @@ def snippet(site: Site, platform: str, url: str, files: TagFiles) -> Snippet:
         platform=platform,
         where=where,
         text=text,
-        script_url=f"{folder}{script}",
+        script_url=f"{folder}{embedded}",
         pinned_url=pinned,
         integrity=integrity,
         pinned=f'<script async src="{pinned}" integrity="{integrity}" crossorigin="anonymous" '
-        f'data-site="{site.tag_id}"{attributes}></script>',
+        f'data-site="{site.tag_id}"{said}></script>'
+        if platform in _IN_PAGES
+        else "",
         csp=_csp(text if file.endswith(".html") else "", folder),
         notes=_notes(site, platform, folder),
     )
@@ -108,7 +118,7 @@ def snippet(site: Site, platform: str, url: str, files: TagFiles) -> Snippet:
 def _attributes(site: Site) -> str:
     """What the site's settings say, as attributes of a script element; the same as the server goes by."""
     consent = f' data-consent="{site.consent_default}"' if site.consent_default != "unknown" else ""
-    overrides = ' data-explicit-yes-overrides-gpc="true"' if site.explicit_yes_overrides_gpc else ""
+    overrides = ' data-explicit_yes_overrides_gpc="true"' if site.explicit_yes_overrides_gpc else ""
     return f' data-pagevisit="true"{consent}{overrides}'
 
 
@@ -126,17 +136,12 @@ def _options(site: Site) -> str:
     return f"{{{pairs}}}"
 
 
-def _camel(key: str) -> str:
-    first, *rest = key.split("_")
-    return first + "".join(word.capitalize() for word in rest)
-
-
 def _props(site: Site) -> str:
-    return "".join(f" {_camel(key)}" + ("" if value is True else f'="{value}"') for key, value in _said(site).items())
+    return "".join(f" {key}" + ("" if value is True else f'="{value}"') for key, value in _said(site).items())
 
 
 def _fields(site: Site) -> str:
-    return "".join(f", {_camel(key)}: {json.dumps(value)}" for key, value in _said(site).items())
+    return "".join(f", {key}: {json.dumps(value)}" for key, value in _said(site).items())
 
 
 def _csp(text: str, folder: str) -> dict[str, list[str]]:
@@ -148,6 +153,11 @@ def _csp(text: str, folder: str) -> dict[str, list[str]]:
 
 def _notes(site: Site, platform: str, folder: str) -> list[str]:
     notes = []
+    if site.consent_default == "unknown" and platform not in _ASK_BY_THEMSELVES:
+        notes.append(
+            'Nothing is sent before a yes: call pintrk("setconsent", true) on every page, from what your banner has '
+            "stored, or add an adapter (docs/tag.md, Consent)."
+        )
     if platform == "shopify" and not site.allow_null_origin:
         notes.append(
             f"Site {site.tag_id} refuses `Origin: null`, which is what Shopify's sandbox sends. Use a site of its own "

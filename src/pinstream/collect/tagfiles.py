@@ -42,7 +42,7 @@ ASKED: Final = b'"v1/popular"'
 NOT_SERVED: Final = ("stub.js",)
 """What only `snippet.py` puts into pages."""
 
-_TYPES: Final = {".js": "text/javascript", ".mjs": "text/javascript", ".ts": "text/plain"}
+_TYPES: Final = {".js": "text/javascript", ".mjs": "text/javascript", ".ts": "text/plain", ".mts": "text/plain"}
 _PINNED: Final = re.compile(r"[\w-]+\.([0-9a-f]{16})\.js")
 
 

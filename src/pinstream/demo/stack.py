@@ -164,7 +164,7 @@ def _seed(store: Store, shop_url: str) -> tuple[Site, int]:
     origins = (shop_url, shop_url.replace("127.0.0.1", "localhost"))
     known = {site.tag_id for site in store.sites()}
     if TAG_ID in known:
-        site = store.set_origins(TAG_ID, origins)
+        site = store.set_site(structs.replace(store.site(TAG_ID), origins=origins))
     else:
         new = Site(id=0, tag_id=TAG_ID, name="Demo shop", origins=origins, currency="EUR", phone_region="DE")
         site = store.add_site(new, now_ms=now_ms())

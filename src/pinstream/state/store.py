@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, Final, Literal, Self, TypeVar
 
 import msgspec
@@ -157,12 +157,12 @@ class Store:
             SITE, SITE.c.id == site_id, Site, f"There is no site {site_id}. `pinstream sites list`."
         ).currency
 
-    def set_origins(self, tag_id: str, origins: Sequence[str]) -> Site:
-        """Replace a site's allowed origins."""
-        site = msgspec.structs.replace(self.site(tag_id), origins=tuple(origins))
+    def set_site(self, site: Site) -> Site:
+        """Replace what is stored of the site with this tag id. Raises Refused if there is none or a value is bad."""
         check_site(site)
+        values = msgspec.structs.asdict(site) | {"origins": list(site.origins), "id": self.site(site.tag_id).id}
         with database.writing(self.engine) as connection:
-            connection.execute(update(SITE).where(SITE.c.tag_id == tag_id).values(origins=list(origins)))
+            connection.execute(update(SITE).where(SITE.c.tag_id == site.tag_id).values(values))
         return site
 
     def ensure_first_site(self, first: FirstSite, *, now_ms: int) -> Site | None:

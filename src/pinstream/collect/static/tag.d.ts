@@ -84,11 +84,9 @@ export interface Pintrk {
     said?: unknown[][];
 }
 declare global {
-    interface Window {
-        pintrk?: Pintrk;
-    }
+    /** On pages with the stub, or with a script that runs before yours. */
+    var pintrk: Pintrk;
 }
-export {};
 
 /** tag.mjs: the tag as a module. */
 /**
