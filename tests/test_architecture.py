@@ -18,6 +18,7 @@ RANKS = (
     ("eventlog", "warehouse", "pinterest", "state"),
     ("audiences", "privacy"),
     ("collect", "load", "push", "forward"),
+    ("history",),
     ("console",),
     ("roles",),
     ("demo", "doctor"),

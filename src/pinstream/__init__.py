@@ -18,12 +18,13 @@
     forward/           events -> Conversions API (later)
     state/             control-plane data: sites, keys, audiences, ledger
     privacy/           erasure (later)
-    console/        6  web UI (later)
+    history/           what was before: files of orders, events and people
+    console/        6  admin API; web UI (later)
     demo/              a shop, its shoppers, and all of the above on one machine
 
 Imports point down: vocabulary <- serving <- ops <- eventlog, warehouse, pinterest, state <- audiences, privacy
-<- collect, load, push, forward <- console <- roles <- demo, doctor <- cli. Stages never import each other: they meet on
-the event, the log and the tables. tests/test_architecture.py holds this.
+<- collect, load, push, forward <- history <- console <- roles <- demo, doctor <- cli. Stages never import each other:
+they meet on the event, the log and the tables. tests/test_architecture.py holds this.
 """
 
 __version__ = "0.1.0"

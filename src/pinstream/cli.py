@@ -43,6 +43,7 @@ sites = typer.Typer(no_args_is_help=True, help="Shops: tag ids and allowed origi
 keys = typer.Typer(no_args_is_help=True, help="API keys for servers that send engagements.")
 audiences = typer.Typer(no_args_is_help=True, help="Audiences: add, preview, explain, export, sync.")
 warehouse = typer.Typer(help="Role: the embedded ClickHouse engine; and tasks in the warehouse.")
+imports = typer.Typer(no_args_is_help=True, help="History of a shop, out of its own files: orders, events.")
 spool = typer.Typer(no_args_is_help=True, help="What is kept on disk while Kafka is away. Works while collect runs.")
 for name, group in (
     ("config", config),
@@ -50,6 +51,7 @@ for name, group in (
     ("keys", keys),
     ("audiences", audiences),
     ("warehouse", warehouse),
+    ("import", imports),
     ("spool", spool),
 ):
     app.add_typer(group, name=name)
@@ -278,12 +280,13 @@ def sites_origins(tag_id: str, origin: list[str], as_json: AsJson = False) -> No
 def keys_create(
     site: Annotated[str, typer.Option(help="Tag id of the site; default: every site.")] = "",
     label: Annotated[str, typer.Option(help="What it is for.")] = "",
+    may_import: Annotated[bool, typer.Option("--may-import", help="It may also import history, and lists.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Make an API key. It is shown once."""
     with _store() as store:
         site_id = store.site(site).id if site else None
-        key = store.create_key(site_id=site_id, label=label, now_ms=now_ms())
+        key = store.create_key(site_id=site_id, label=label, now_ms=now_ms(), may_import=may_import)
     print(json.dumps({"key": key}) if as_json else key)
     if not as_json:
         print("Shown once. collect knows it within half a minute.", file=sys.stderr)
@@ -606,6 +609,115 @@ def sql(
             return await clickhouse.select(query)
 
     _print(asyncio.run(ask()), as_json)
+
+
+# --- history -------------------------------------------------------------------------------------
+
+File = Annotated[Path, typer.Argument(help="A .csv file, or .jsonl with an object a line.")]
+SiteOption = Annotated[str, typer.Option(help="Tag id of the site.")]
+Columns = Annotated[
+    list[str],
+    typer.Option("--column", help="Which column holds what: order_id=Number. Nothing behind =: none. Repeat it."),
+]
+Encoding = Annotated[str, typer.Option(help="Of the file's texts, such as cp1252.")]
+BadRows = Annotated[Path | None, typer.Option(help="Write line and reason of every bad row here, as CSV.")]
+ConsentOption = Annotated[
+    str, typer.Option(help="yes: you vouch that the people of rows that say nothing agreed. Default: the site's.")
+]
+TimeZone = Annotated[str, typer.Option(help="Of times that name none, such as Europe/Paris.")]
+TimeFormat = Annotated[str, typer.Option(help="Of times, such as '%d/%m/%Y %H:%M'. Default: ISO 8601 or a number.")]
+
+
+@imports.command("orders")
+def import_orders(
+    file: File,
+    site: SiteOption,
+    column: Columns = [],  # noqa: B006 - typer copies it
+    consent: ConsentOption = "",
+    time_zone: TimeZone = "UTC",
+    time_format: TimeFormat = "",
+    encoding: Encoding = "utf-8",
+    bad_rows: BadRows = None,
+    as_json: AsJson = False,
+) -> None:
+    """Old orders, as Shopify, WooCommerce and others export them. Run it again after a stop: it goes on from there."""
+    _import("orders", file, site, (column, consent, time_zone, time_format, encoding), bad_rows, as_json)
+
+
+@imports.command("events")
+def import_events(
+    file: File,
+    site: SiteOption,
+    column: Columns = [],  # noqa: B006 - typer copies it
+    consent: ConsentOption = "",
+    time_zone: TimeZone = "UTC",
+    time_format: TimeFormat = "",
+    encoding: Encoding = "utf-8",
+    bad_rows: BadRows = None,
+    as_json: AsJson = False,
+) -> None:
+    """Old events, in the fields of docs/http-api.md. Run it again after a stop: it goes on from there."""
+    _import("events", file, site, (column, consent, time_zone, time_format, encoding), bad_rows, as_json)
+
+
+def _import(
+    kind: Literal["orders", "events"],
+    file: Path,
+    site: str,
+    options: tuple[list[str], str, str, str, str],
+    bad_rows: Path | None,
+    as_json: bool,
+) -> None:
+    from pinstream import roles
+    from pinstream.history.columns import reading
+
+    column, consent, time_zone, time_format, encoding = options
+    how = reading(column, consent, time_zone, time_format)
+    found: list[Any] = []
+    with _bad_rows(bad_rows) as name_bad:
+
+        async def serve(stop: asyncio.Event) -> None:
+            wanted = roles.Imported(path=file, kind=kind, tag_id=site, reading=how, encoding=encoding)
+            found.append(await roles.import_file(_settings(), wanted, stop, _say, name_bad))
+
+        _run(serve)
+    _imported(_plain(found[0]) if found else {"finished": False}, as_json)
+
+
+def _imported(report: dict[str, Any], as_json: bool) -> None:
+    """What became of a file; exit code 1 if it stopped before its end."""
+    for bad in report.get("bad", [])[:20]:
+        print(f"line {bad['line']}: {bad['reason']} {bad['field']} {bad['hint']}".rstrip(), file=sys.stderr)
+    if "consent" in report.get("dropped", {}):
+        _say("Without consent nothing is stored. --consent yes, if you have it; see docs/import.md.")
+    if as_json:
+        print(json.dumps(report))
+    else:
+        _print([{name: value for name, value in report.items() if name != "bad"}], as_json=False)
+    if not report["finished"]:
+        _say("Stopped. Run the same command again: it goes on from there.")
+        raise typer.Exit(1)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+@contextmanager
+def _bad_rows(path: Path | None) -> Iterator[Callable[[Any], None]]:
+    """Writes bad rows down: where, why, never what."""
+    import csv
+
+    with open(path, "w", newline="") if path else nullcontext() as file:
+        rows = csv.writer(file) if file else None
+        if rows:
+            rows.writerow(("line", "reason", "field", "hint"))
+
+        def name_bad(bad: Any) -> None:
+            if rows:
+                rows.writerow((bad.line, bad.reason, bad.field, bad.hint))
+
+        yield name_bad
 
 
 # --- spool ---------------------------------------------------------------------------------------

@@ -34,6 +34,7 @@ MAX_TIME_MS: Final = 4_102_444_800_000  # 2100-01-01
 MAX_MONEY: Final = 99_999_999_999.0  # with four decimals still exact in a double, and within Decimal(18, 4)
 LATE_MS: Final = 7 * 86_400_000  # an event's time is clamped to [received - LATE_MS, received + EARLY_MS]
 EARLY_MS: Final = 5 * 60_000
+IMPORT_LATE_MS: Final = 400 * 86_400_000  # of an import, instead of LATE_MS; events are kept for as long
 
 UInt16 = Annotated[int, Meta(ge=0, le=65_535)]
 UInt32 = Annotated[int, Meta(ge=0, le=4_294_967_295)]
@@ -58,6 +59,8 @@ CONSENT_WITHDRAWN: Final = "consent_withdrawn"
 ORDER_CANCELLED: Final = "order_cancelled"
 ORDER_REFUNDED: Final = "order_refunded"
 """Events that take the order of their `order_id` out of every count and total."""
+CHECKOUT: Final = "checkout"
+"""An order was placed."""
 
 
 class LineItem(Struct, kw_only=True):
@@ -217,7 +220,10 @@ REASONS: Final[dict[str, tuple[int, str]]] = {
     "bad_hash": (400, "An identifier is hashed with MD5 or SHA-1. Send SHA-256, or the plain value."),
     "unknown_site": (403, "No such site. Create it with `pinstream sites add`, or correct the tag id."),
     "wrong_origin": (403, "This origin is not on the site's list. Add it with `pinstream sites origins`."),
-    "bad_key": (403, "The API key is missing, unknown or not for this site. Make one with `pinstream keys create`."),
+    "bad_key": (
+        403,
+        "The API key is missing, unknown, or not for this site or task. Make one with `pinstream keys create`.",
+    ),
     "not_found": (404, "No such path. The endpoints are listed in docs/http-api.md."),
     "method_not_allowed": (405, "This path does not take that method."),
     "too_slow": (408, "The request did not arrive in time."),

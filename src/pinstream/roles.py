@@ -9,6 +9,7 @@ import logging
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import Final, Literal
 from urllib.parse import urlsplit
 
@@ -22,6 +23,8 @@ from pinstream.collect.server import Listeners
 from pinstream.errors import LogError, Misconfigured, Refused, SetupFault, StateError, WarehouseAway, WarehouseError
 from pinstream.eventlog import open_log
 from pinstream.eventlog.contract import Consumer, Partition
+from pinstream.history import importing
+from pinstream.history.columns import Reading
 from pinstream.load import loop, rebuild
 from pinstream.load.loop import Loader
 from pinstream.pinterest.client import Client
@@ -191,6 +194,40 @@ async def rebuild_rollup(settings: Settings, name: str, say: Callable[[str], Non
     async with open_warehouse(settings) as warehouse:
         await migrate.check(warehouse)
         return await rebuild.rebuild(open_log(settings), warehouse, name, say)
+
+
+class Imported(msgspec.Struct, frozen=True, kw_only=True):
+    """A file to import, as the command line names it."""
+
+    path: Path
+    kind: importing.Kind
+    tag_id: str
+    reading: Reading
+    encoding: str
+
+
+async def import_file(
+    settings: Settings,
+    wanted: Imported,
+    stop: asyncio.Event,
+    say: Callable[[str], None],
+    name_bad: Callable[[importing.Bad], None],
+) -> importing.Report:
+    """Import a file of orders or events into the log; `say` gets progress, `name_bad` every refused row."""
+    async with open_store(settings) as store:
+        site = await asyncio.to_thread(store.site, wanted.tag_id)
+        snapshot = await asyncio.to_thread(store.snapshot, now_ms())
+    source = importing.Source(
+        path=wanted.path,
+        kind=wanted.kind,
+        site=site,
+        secret=snapshot.payload_key,
+        suppressed=snapshot.suppressed,
+        reading=wanted.reading,
+        encoding=wanted.encoding,
+    )
+    run = importing.Import(source, settings.imports_dir, say, name_bad)
+    return await run.run(open_log(settings), now_ms=now_ms(), stop=stop)
 
 
 async def members(warehouse: Warehouse, audience: Audience) -> set[str]:

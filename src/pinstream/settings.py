@@ -227,6 +227,11 @@ class Settings(BaseSettings):
         return self.state.url or f"sqlite:///{(self.data_dir / 'state.db').absolute()}"
 
     @property
+    def imports_dir(self) -> Path:
+        """Where imports sort, and keep how far they came."""
+        return self.data_dir / "imports"
+
+    @property
     def snapshot_file(self) -> Path:
         """Where `collect` keeps its last good snapshot."""
         return self.data_dir / "snapshot.json"

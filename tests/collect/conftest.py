@@ -45,7 +45,7 @@ SNAPSHOT = Snapshot(
     taken_ms=1,
     sites=(SITE, SANDBOX, STRICT),
     keys=(
-        Key(sha256=sha256(API_KEY.encode()).hexdigest(), prefix="ps_test", site_id=0),
+        Key(sha256=sha256(API_KEY.encode()).hexdigest(), prefix="ps_test", site_id=0, may_import=True),
         Key(sha256=sha256(SITE_KEY.encode()).hexdigest(), prefix="ps_key", site_id=2),
     ),
     suppressed=frozenset({sha256(GONE_EMAIL.encode()).hexdigest()}),

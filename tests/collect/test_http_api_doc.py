@@ -25,6 +25,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 DOC = (Path(__file__).parents[2] / "docs" / "http-api.md").read_text()
 
 SITE, SANDBOX, STRICT = "2600000000001", "2600000000002", "2600000000003"
+HISTORY = "/v1/events?source=import"
 MD5 = "d41d8cd98f00b204e9800998ecf8427e"
 
 
@@ -83,6 +84,9 @@ RECIPES: dict[str, Recipe] = {
     "one event on /v1/events with a key": post(event(site=STRICT), path="/v1/events", origin=None, x_api_key=API_KEY),
     "a wrong key on /v1/events": post(event(), path="/v1/events", origin=None, x_api_key="guess"),
     "a key of another site on /v1/events": post(event(), path="/v1/events", origin=None, x_api_key=SITE_KEY),
+    "history": post(event(event="checkout", time=1, order_id="A-1"), path=HISTORY, origin=None, x_api_key=API_KEY),
+    "history without a key": post(event(), path=HISTORY, origin=None),
+    "history with a key that may not": post(event(site=SANDBOX), path=HISTORY, origin=None, x_api_key=SITE_KEY),
     "one event as a form": post(f"site={SITE}&consent=yes&event=lead&value=1.5".encode(), **FORM),
     "one event in gzip": post(gzip.compress(json.dumps(event()).encode()), content_encoding="gzip"),
     "one event in zstd": post(zstandard.compress(json.dumps(event()).encode()), content_encoding="zstd"),

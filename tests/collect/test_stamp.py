@@ -103,6 +103,38 @@ def test_an_event_is_stamped_whole() -> None:
     )
 
 
+# --- history -----------------------------------------------------------------------------------------
+
+DAY_MS = 86_400_000
+
+
+@pytest.mark.parametrize(
+    ("ago_ms", "kept_ms", "clamped"),
+    [(DAY_MS * 400, DAY_MS * 400, False), (DAY_MS * 400 + 1, DAY_MS * 400, True), (-DAY_MS, -300_000, True)],
+)
+def test_an_import_may_be_400_days_old(ago_ms: int, kept_ms: int, clamped: bool) -> None:
+    raw = RawEvent(event="search", event_id="e", time=NOW - ago_ms)
+    found = event(raw, envelope(sent_at=NOW - ago_ms), context(source="import"))
+    assert (found.time, found.time_clamped, found.skew_ms, found.source) == (NOW - kept_ms, clamped, 0, "import")
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "made"),
+    [
+        ("checkout", "import", "A-17"),
+        ("OrderRefunded", "import", "A-17"),
+        ("order_cancelled", "import", "A-17"),
+        ("add_to_cart", "import", None),
+        ("checkout", "api", None),
+    ],
+)
+def test_an_imported_orders_id_is_its_events(name: str, source: Any, made: str | None) -> None:
+    found = event(RawEvent(event=name, order_id="A-17"), envelope(), context(source=source))
+    assert (found.event_id == "A-17") == (made is not None)
+    given = event(RawEvent(event=name, order_id="A-17", event_id="own"), envelope(), context(source=source))
+    assert given.event_id == "own"
+
+
 # --- consent -----------------------------------------------------------------------------------------
 
 

@@ -162,7 +162,7 @@ class Edge:
         elif self._limits and (limited := self._limited(self._limits, site, key, len(read.event_ids))):
             return limited
         else:
-            found = intake.take(read, self._context(head, site, _source(head.path, origin)), os.urandom)
+            found = intake.take(read, self._context(head, site, _source(head)), os.urandom)
         return self._wanted(Taken(found, site, origin != NULL_ORIGIN, self._rejections(found, site, body)))
 
     def _forbidden(self, head: Head, site: Site, origin: str | None) -> tuple[Key | None, str]:
@@ -170,7 +170,10 @@ class Edge:
         presented = _presented_key(head) if head.path == "/v1/events" else ""
         if presented:
             key = self.gate.key(presented)
-            return key, "" if key and key.site_id in (0, site.id) else "bad_key"
+            may = key and key.site_id in (0, site.id) and (key.may_import or not _is_import(head))
+            return key, "" if may else "bad_key"
+        if _is_import(head):
+            return None, "bad_key"
         return None, "" if allows(site, origin) else "wrong_origin"
 
     def _limited(self, limits: Limits, site: Site, key: Key | None, events: int) -> Answer | None:
@@ -227,7 +230,7 @@ class Edge:
         fields = head.fields
         cookies = "" if head.origin == NULL_ORIGIN else head.get(b"cookie")
         ip = agent = language = ""
-        if source != "api":
+        if source not in ("api", "import"):
             ip = client_ip(head.peer, head.all(b"x-forwarded-for"), self._proxies) if self._proxies else head.peer
             agent, language = head.get(b"user-agent"), head.get(b"accept-language")
         return Context(
@@ -353,11 +356,18 @@ def _requests(route: str, status: int) -> Any:
     return metrics.REQUESTS.labels(route, str(status))
 
 
-def _source(path: str, origin: str | None) -> Source:
-    """Where events come from: Pinterest's pixel form, a browser (it names its origin), or a server."""
-    if path.startswith("/v3"):
+def _source(head: Head) -> Source:
+    """Where events come from: Pinterest's pixel form, a browser (it names its origin), a server, or history."""
+    if head.path.startswith("/v3"):
         return "pinterest"
-    return "api" if path == "/v1/events" and origin is None else "tag"
+    if _is_import(head):
+        return "import"
+    return "api" if head.path == "/v1/events" and head.origin is None else "tag"
+
+
+def _is_import(head: Head) -> bool:
+    """Whether a server says that it tells of what happened long ago."""
+    return bool(head.query) and head.path == "/v1/events" and b"source=import" in head.query.split(b"&")
 
 
 def _presented_key(head: Head) -> str:

@@ -189,6 +189,14 @@ def _parameters() -> list[Schema]:
     ]
 
 
+_HISTORY: Final = {
+    "name": "source",
+    "in": "query",
+    "description": "`import`: history, told with a key that may import; times up to 400 days back stay as they are.",
+    "schema": {"type": "string", "enum": ["import"]},
+}
+
+
 # --- what is answered ------------------------------------------------------------------------------
 
 _HEADERS: Final = {
@@ -331,7 +339,10 @@ def document() -> Schema:
         "servers": [{"url": "/"}],
         "paths": {
             "/p/i": {"post": _takes("sendFromPage", "Events, from a page", body)},
-            "/v1/events": {"post": _takes("sendEvents", "Events, from a server", body) | {"security": [{}, *_BY_KEY]}},
+            "/v1/events": {
+                "post": _takes("sendEvents", "Events, from a server", body)
+                | {"security": [{}, *_BY_KEY], "parameters": [_HISTORY]}
+            },
             "/v3/": {
                 "get": _pixel("pixel", "One event in Pinterest's form, as an image"),
                 "head": _pixel("pixelHead", "As GET, without the image"),

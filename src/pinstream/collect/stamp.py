@@ -24,11 +24,15 @@ from pinstream.collect.values import is_uuid
 from pinstream.collect.wire import MAX_EPIK_CHARS, Envelope, pack_props, props_too_long
 from pinstream.errors import Refused
 from pinstream.event import (
+    CHECKOUT,
     CONSENT_WITHDRAWN,
     EARLY_MS,
+    IMPORT_LATE_MS,
     LATE_MS,
     MAX_MONEY,
     MAX_PROPS_BYTES,
+    ORDER_CANCELLED,
+    ORDER_REFUNDED,
     Consent,
     Event,
     LineItem,
@@ -136,7 +140,8 @@ def sender(envelope: Envelope, context: Context) -> Sender:
     if not dropped and person.hashes and not person.hashes.isdisjoint(context.suppressed):
         dropped = "suppressed"
     visitor_id = identity.visitor_id(site.id, visitor=visitor, person=person, epik="")
-    skew_ms = envelope.sent_at - context.now_ms if envelope.sent_at else 0
+    imported = context.source == _IMPORT  # whose clock was right when it happened, and is long out of use
+    skew_ms = envelope.sent_at - context.now_ms if envelope.sent_at and not imported else 0
     return Sender(
         decision=decision,
         visitor=visitor,
@@ -158,7 +163,7 @@ def stamp(raw: RawEvent, who: Sender, context: Context, random: Random) -> Stamp
             no longer fit once e-mails in them are hashed.
     """
     if canonical_name(raw.event) == CONSENT_WITHDRAWN:
-        time, _ = _time(raw.time, who.skew_ms, context.now_ms)
+        time, _ = _time(raw.time, who.skew_ms, context)
         if who.fault and not who.visitor:
             raise who.fault
         return withdrawal(who, context, raw.event_id, time, random) or Dropped(_policy(who.decision))
@@ -229,11 +234,20 @@ _ITEM_CHARS: Final = {
 _NO_PROPS: Final = Raw(b"{}")
 _NO_MONEY: Final = RawEvent(event="-").value  # the very object: msgspec leaves a default out where it finds that
 _TAG: Final[Source] = "tag"  # the default
+_IMPORT: Final[Source] = "import"
+_OF_ORDERS: Final = frozenset({CHECKOUT, ORDER_CANCELLED, ORDER_REFUNDED})
+
+
+def id_of_order(raw: RawEvent) -> str:
+    """The order's id, if `raw` says what became of one: an imported event's own id where it has none. Else empty."""
+    return raw.order_id if canonical_name(raw.event) in _OF_ORDERS else ""
 
 
 def _stamped(raw: RawEvent, who: Sender, context: Context, random: Random) -> Stamped:
-    time, clamped = _time(raw.time, who.skew_ms, context.now_ms)
+    time, clamped = _time(raw.time, who.skew_ms, context)
     event_id, order_id, search_query, items = raw.event_id, raw.order_id, raw.search_query, raw.line_items
+    if not event_id and context.source == _IMPORT:
+        event_id = id_of_order(raw)
     texts = event_id + order_id + search_query
     for item in items:
         texts += (
@@ -320,13 +334,15 @@ def _name(sent: str) -> str:
     return scrub_text(canonical_name(sent)).strip()[:_EVENT_CHARS] or "custom"
 
 
-def _time(said: int, skew_ms: int, now_ms: int) -> tuple[int, bool]:
+def _time(said: int, skew_ms: int, context: Context) -> tuple[int, bool]:
     """(when it happened by our clock, whether that had to be moved into the accepted range)."""
+    now_ms = context.now_ms
     if not said:
         return now_ms, False
     ours = said if -SKEW_MS < skew_ms < SKEW_MS else said - skew_ms
-    if ours < now_ms - LATE_MS:
-        return now_ms - LATE_MS, True
+    oldest = now_ms - (IMPORT_LATE_MS if context.source == _IMPORT else LATE_MS)
+    if ours < oldest:
+        return oldest, True
     if ours > now_ms + EARLY_MS:
         return now_ms + EARLY_MS, True
     return ours, False

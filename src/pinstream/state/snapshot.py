@@ -49,6 +49,8 @@ class Key(Struct, frozen=True, kw_only=True):
     prefix: str
     site_id: int
     """0 = every site."""
+    may_import: bool = False
+    """History (`source=import`) and lists."""
 
 
 class Popular(Struct, frozen=True, kw_only=True):

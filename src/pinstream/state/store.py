@@ -21,7 +21,7 @@ from pinstream.errors import Refused, StateError
 from pinstream.settings import FirstSite
 from pinstream.state import database
 from pinstream.state.snapshot import Key, Popular, Site, Snapshot
-from pinstream.state.tables import API_KEY, AUDIENCE, CONNECTION, POPULAR, SECRET, SITE, SUPPRESSION
+from pinstream.state.tables import API_KEY, AUDIENCE, CONNECTION, MEMBER_LIST, POPULAR, SECRET, SITE, SUPPRESSION
 
 PAYLOAD_KEY: Final = "payload_hash"
 """Name of the secret that hashes of refused payloads are keyed with."""
@@ -30,6 +30,7 @@ SECRET_BYTES: Final = 32
 MAX_ORIGINS: Final = 100
 MAX_RULE_BYTES: Final = 16_384
 MAX_NAME: Final = 100
+SUPPRESSED_AT_ONCE: Final = 500  # looked up in one statement
 _TAG_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _ORIGIN: Final = re.compile(r"\*|https?://[a-z0-9.-]{1,253}(?::\d{1,5})?|https?://\[[0-9a-f:]{2,39}\](?::\d{1,5})?")
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
@@ -49,6 +50,17 @@ class KeyInfo(Struct, frozen=True, kw_only=True):
     site_id: int | None
     """None = every site."""
     label: str
+    created_ms: int
+    may_import: bool
+    """History and lists."""
+
+
+class MemberList(Struct, frozen=True, kw_only=True):
+    """A list of people that a shop gave us; who is on it stands in ClickHouse (`list_member`)."""
+
+    id: int
+    site_id: int
+    name: str
     created_ms: int
 
 
@@ -167,7 +179,7 @@ class Store:
 
     # --- keys ----------------------------------------------------------------------------------------
 
-    def create_key(self, *, site_id: int | None, label: str, now_ms: int) -> str:
+    def create_key(self, *, site_id: int | None, label: str, now_ms: int, may_import: bool = False) -> str:
         """A new API key of 256 random bits for one site, or for every site (None). Shown once, never stored."""
         key = KEY_PREFIX + secrets.token_urlsafe(32)
         values = {
@@ -176,6 +188,7 @@ class Store:
             "site_id": site_id,
             "label": label[:200],
             "created_ms": now_ms,
+            "may_import": may_import,
         }
         self._add(API_KEY, values, f"There is no site with the id {site_id}.")
         return key
@@ -185,6 +198,12 @@ class Store:
         with database.reading(self.engine) as connection:
             return _all(connection, API_KEY, KeyInfo)
 
+    def key(self, presented: str) -> Key | None:
+        """The key that somebody presents, or None if there is no such key."""
+        with database.reading(self.engine) as connection:
+            found = connection.execute(select(API_KEY).where(API_KEY.c.sha256 == hash_key(presented))).one_or_none()
+        return None if found is None else _key(found)
+
     def revoke_key(self, prefix: str) -> None:
         """Delete the one key whose shown beginning is `prefix`. Raises Refused if it is not exactly one."""
         with database.writing(self.engine) as connection:
@@ -192,6 +211,41 @@ class Store:
             if len(found) != 1:
                 raise Refused("bad_value", f"{len(found)} keys begin with {prefix}. `pinstream keys list` shows them.")
             connection.execute(delete(API_KEY).where(API_KEY.c.id == found[0]))
+
+    # --- lists ---------------------------------------------------------------------------------------
+
+    def add_list(self, *, site_id: int, name: str, now_ms: int) -> MemberList:
+        """Store an empty list, or give the one that has this name already."""
+        name = _checked_name(name)
+        named = (MEMBER_LIST.c.site_id == site_id) & (MEMBER_LIST.c.name == name)
+        values = {"site_id": site_id, "name": name, "created_ms": now_ms}
+        try:
+            number = self._add(MEMBER_LIST, values, f"There is no site with the id {site_id}.")
+        except Refused as exc:
+            return self._one(MEMBER_LIST, named, MemberList, str(exc))
+        return msgspec.convert(values | {"id": number}, MemberList)
+
+    def lists(self, *, site_id: int | None = None) -> list[MemberList]:
+        """All lists (of one site), oldest first."""
+        with database.reading(self.engine) as connection:
+            found = _all(connection, MEMBER_LIST, MemberList)
+        return [each for each in found if site_id in (None, each.site_id)]
+
+    def list_named(self, *, site_id: int, name: str) -> MemberList:
+        """A site's list of this name. Raises Refused if there is none."""
+        missing = f"There is no list {name}. `pinstream lists list` shows them."
+        named = (MEMBER_LIST.c.site_id == site_id) & (MEMBER_LIST.c.name == name.strip())
+        return self._one(MEMBER_LIST, named, MemberList, missing)
+
+    def list_numbered(self, list_id: int) -> MemberList:
+        """One list. Raises Refused if there is none."""
+        missing = f"There is no list {list_id}. `pinstream lists list` shows them."
+        return self._one(MEMBER_LIST, MEMBER_LIST.c.id == list_id, MemberList, missing)
+
+    def remove_list(self, list_id: int) -> None:
+        """Forget a list; its members are to be deleted first. Its id is never given out again."""
+        with database.writing(self.engine) as connection:
+            connection.execute(delete(MEMBER_LIST).where(MEMBER_LIST.c.id == list_id))
 
     # --- audiences -----------------------------------------------------------------------------------
 
@@ -296,6 +350,15 @@ class Store:
                 connection.execute(insert(SUPPRESSION), [{"hash": value, "created_ms": now_ms} for value in new])
         return len(new)
 
+    def suppressed(self, hashes: Iterable[str]) -> set[str]:
+        """Those of `hashes` that belong to people who asked to be erased."""
+        wanted, found = sorted(set(hashes)), set[str]()
+        with database.reading(self.engine) as connection:
+            for start in range(0, len(wanted), SUPPRESSED_AT_ONCE):
+                some = wanted[start : start + SUPPRESSED_AT_ONCE]
+                found.update(connection.scalars(select(SUPPRESSION.c.hash).where(SUPPRESSION.c.hash.in_(some))))
+        return found
+
     def secret(self, name: str) -> bytes:
         """This install's secret of that name: 32 random bytes, made when first asked for, equal in every process."""
         with database.reading(self.engine) as connection:
@@ -337,10 +400,7 @@ class Store:
         """What `collect` needs, all of one moment."""
         payload_key = self.secret(PAYLOAD_KEY)
         with database.reading(self.engine) as connection:
-            keys = [
-                Key(sha256=row.sha256, prefix=row.prefix, site_id=row.site_id or 0)
-                for row in connection.execute(select(API_KEY).order_by(API_KEY.c.id))
-            ]
+            keys = [_key(row) for row in connection.execute(select(API_KEY).order_by(API_KEY.c.id))]
             return Snapshot(
                 taken_ms=now_ms,
                 sites=tuple(_sites(connection)),
@@ -369,6 +429,10 @@ class Store:
         if row is None:
             raise Refused("bad_value", missing)
         return _as(row, kind)
+
+
+def _key(row: Row[Any]) -> Key:
+    return Key(sha256=row.sha256, prefix=row.prefix, site_id=row.site_id or 0, may_import=row.may_import)
 
 
 def hash_key(key: str) -> str:

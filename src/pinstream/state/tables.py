@@ -82,6 +82,16 @@ API_KEY: Final = _table(
     Column("site_id", Integer, ForeignKey("site.id"), nullable=True),  # NULL = every site
     _text("label", 200),
     _ms("created_ms"),
+    _flag("may_import"),
+)
+
+MEMBER_LIST: Final = _table(
+    "member_list",
+    _id(),
+    _points_to("site"),
+    _text("name", 100),
+    _ms("created_ms"),
+    UniqueConstraint("site_id", "name"),
 )
 
 AUDIENCE: Final = _table(

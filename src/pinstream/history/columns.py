@@ -1,0 +1,307 @@
+"""Pure: the columns of a shop's file, under whatever names -> what collect takes.
+
+Names are compared by letters and digits alone. The order's number is what pinstream's own snippets send as order id:
+of WooCommerce the order number, of Shopify the id (its export has that on an order's first line only).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime, tzinfo
+from typing import Any, Final, NamedTuple
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from msgspec import Struct
+
+from pinstream.collect.wire import USER_KEYS, read_consent
+from pinstream.errors import Refused
+from pinstream.event import CHECKOUT, ORDER_CANCELLED, ORDER_REFUNDED
+
+ITEM_FIELDS: Final = (
+    "product_id",
+    "product_name",
+    "product_category",
+    "product_brand",
+    "product_variant",
+    "product_variant_id",
+    "product_price",
+    "product_quantity",
+)
+
+_ORDERS: Final[dict[str, tuple[str, ...]]] = {
+    "order_id": ("ordernumber", "orderid", "order", "orderno"),
+    "time": ("time", "orderdate", "createdat", "datecreated", "orderedat", "date"),
+    "value": ("value", "ordertotal", "total", "totalprice", "grandtotal", "amount"),
+    "currency": ("currency", "ordercurrency"),
+    "status": ("status", "orderstatus", "financialstatus"),
+    "cancelled_at": ("cancelledat", "canceledat", "refundedat"),
+    "consent": ("consent", "acceptsmarketing", "buyeracceptsmarketing"),
+    "order_quantity": ("orderquantity", "itemssold", "itemcount"),
+    "line_items": ("lineitems",),
+    "epik": ("epik",),
+    "em": ("em", "email", "billingemail", "customeremail", "emailaddress", "emailsha256"),
+    "ph": ("ph", "phone", "billingphone", "customerphone", "phonenumber"),
+    "external_id": ("externalid", "customerid", "userid", "customeruser"),
+    "product_id": ("productid", "lineitemsku", "itemsku", "sku"),
+    "product_name": ("productname", "lineitemname", "itemname"),
+    "product_category": ("productcategory", "itemcategory", "category"),
+    "product_brand": ("productbrand", "vendor", "brand"),
+    "product_variant": ("productvariant",),
+    "product_variant_id": ("productvariantid", "variationid"),
+    "product_price": ("productprice", "lineitemprice", "itemprice"),
+    "product_quantity": ("productquantity", "lineitemquantity", "itemquantity", "quantity"),
+}
+"""Field -> its names, the best one first."""
+_SHOPIFY: Final = frozenset({"financialstatus", "lineitemname", "name"})
+_OWN_ID: Final = "own_id"
+"""Of an order of Shopify, whose rows are held together by its name."""
+FIELDS: Final = (*_ORDERS, "event", "event_id", "visitor_id", "url", "referrer", "search_query")
+"""What `--column` may name."""
+
+_ENDED: Final = {
+    "refunded": ORDER_REFUNDED,
+    "cancelled": ORDER_CANCELLED,
+    "canceled": ORDER_CANCELLED,
+    "voided": ORDER_CANCELLED,
+    "failed": ORDER_CANCELLED,
+    "trash": ORDER_CANCELLED,
+}
+_MAX_MAPPINGS: Final = 100  # of rows that name their columns themselves
+_MAX_ITEM_ROWS: Final = 101  # one more than an event may have, which is refused
+
+
+class Reading(Struct, frozen=True, kw_only=True):
+    """How a file is to be read."""
+
+    columns: Mapping[str, str] = {}
+    """Field -> the column it is in; empty text: in none, whatever looks like it."""
+    consent: str = ""
+    """What counts where a row says nothing; empty: the site's default."""
+    zone: tzinfo = UTC
+    """Of times that name none."""
+    time_format: str = ""
+    """As `datetime.strptime` has it; empty: ISO 8601, or a number of seconds or milliseconds since 1970."""
+
+
+def reading(columns: Iterable[str], consent: str, time_zone: str, time_format: str) -> Reading:
+    """What the command line says, `columns` as `field=column`. Raises Refused for what cannot be."""
+    pairs = [column.partition("=") for column in columns]
+    if wrong := next((field for field, equals, _ in pairs if not equals), ""):
+        raise Refused("bad_value", f"Write --column {wrong}=NAME OF THE COLUMN.", field="--column")
+    try:
+        zone = ZoneInfo(time_zone)
+    except (ZoneInfoNotFoundError, ValueError) as exc:
+        raise Refused("bad_value", f"There is no time zone {time_zone}.", field="--time-zone") from exc
+    named = {field: name for field, _, name in pairs}
+    return Reading(columns=named, consent=read_consent(consent), zone=zone, time_format=time_format)
+
+
+class Told(NamedTuple):
+    """One event that a file tells of."""
+
+    line: int
+    request: dict[str, Any] | Refused
+    """A request's body, without the site."""
+
+
+def mapping(columns: Sequence[str], reading: Reading) -> dict[str, str]:
+    """Field of an order -> its column.
+
+    Raises:
+        Refused: `reading.columns` names a field or a column that is none.
+    """
+    folded: dict[str, str] = {}
+    for name in columns:
+        folded.setdefault(_folded(name), name)
+    found = {field: next((folded[name] for name in names if name in folded), "") for field, names in _ORDERS.items()}
+    asked = _asked(columns, reading)
+    if folded.keys() >= _SHOPIFY and "order_id" not in asked:
+        found |= {"order_id": folded["name"], _OWN_ID: folded.get("id", "")}
+    return {field: name for field, name in (found | asked).items() if name}
+
+
+def _asked(columns: Sequence[str], reading: Reading) -> dict[str, str]:
+    """What `--column` says."""
+    for field, name in reading.columns.items():
+        if field not in FIELDS:
+            raise Refused("bad_value", f"There is no field {field}. There are {', '.join(FIELDS)}.", field="--column")
+        if name and columns and name not in columns:
+            raise Refused("bad_value", f"The file has no column {name}.", field="--column")
+    return dict(reading.columns)
+
+
+def _folded(name: str) -> str:
+    return "".join(letter for letter in name.lower() if letter.isalnum())
+
+
+# --- orders ------------------------------------------------------------------------------------------
+
+
+class Orders:
+    """Rows of an order each, or of a line item each: those of one order must follow each other."""
+
+    def __init__(self, columns: Sequence[str], reading: Reading) -> None:
+        """`columns`: of the whole file; empty: every row has its own. Raises Refused as `mapping` does."""
+        self._reading = reading
+        self._columns = tuple(columns)
+        self._mappings = {self._columns: mapping(columns, reading)}
+        if columns and not {"order_id", "time"} <= self._mappings[self._columns].keys():
+            raise Refused(
+                "missing_field",
+                "The file needs a column of the order's id and one of its time. Name them: --column order_id=... "
+                f"--column time=... The columns are {', '.join(columns)}.",
+            )
+
+    def told(self, rows: Iterable[tuple[int, Mapping[str, Any] | Refused]]) -> Iterable[Told]:
+        """The events of the rows' orders: each placed, and each that came to nothing."""
+        line, order, items = 0, dict[str, Any](), list[dict[str, Any]]()
+        for at, fields in rows:
+            if isinstance(fields, Refused):
+                yield Told(at, fields)
+                continue
+            row = self._read(fields)
+            item: dict[str, Any] = {name: row.pop(name) for name in ITEM_FIELDS if name in row}
+            if "order_id" in order and row.get("order_id") == order["order_id"]:
+                order = row | order  # what the first row says counts
+            else:
+                yield from self._events(line, order, items)
+                line, order, items = at, row, []
+            if item and len(items) < _MAX_ITEM_ROWS:
+                items.append(item)
+        yield from self._events(line, order, items)
+
+    def _read(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        columns = self._columns or tuple(fields)
+        if columns not in self._mappings:
+            if len(self._mappings) == _MAX_MAPPINGS:
+                self._mappings.clear()
+            asked = {field: name for field, name in self._reading.columns.items() if name in columns or not name}
+            self._mappings[columns] = mapping(columns, Reading(columns=asked))
+        found = self._mappings[columns]
+        return {field: fields[name] for field, name in found.items() if fields.get(name) not in (None, "")}
+
+    def _events(self, line: int, order: dict[str, Any], items: list[dict[str, Any]]) -> Iterable[Told]:
+        if not order and not items:
+            return
+        try:
+            yield from (Told(line, request) for request in self._requests(order, items))
+        except Refused as exc:
+            yield Told(line, exc)
+
+    def _requests(self, order: dict[str, Any], items: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Read everything before anything is told of: an order is taken whole."""
+        order_id = str(order.get(_OWN_ID) or order.get("order_id", ""))
+        if not order_id:
+            raise Refused("missing_field", "An order needs an id.", field="order_id")
+        status = str(order.get("status", "")).strip().lower().removeprefix("wc-")
+        ended = _ENDED.get(status, ORDER_CANCELLED if "cancelled_at" in order else "")
+        ended_ms = time_ms(order["cancelled_at"], self._reading, "cancelled_at") if "cancelled_at" in order else 0
+        if "time" not in order and not ended:
+            raise Refused("missing_field", "An order needs the time at which it was placed.", field="time")
+        found = []
+        if "time" in order:
+            placed_ms = time_ms(order["time"], self._reading, "time")
+            ended_ms = ended_ms or placed_ms
+            found.append(_placed(order, order_id, placed_ms, items, self._reading))
+        if ended:
+            # holds nobody, so it needs no one's consent
+            found.append({"consent": "yes", "event": ended, "order_id": order_id, "time": ended_ms})
+        return found
+
+
+def _placed(
+    order: Mapping[str, Any], order_id: str, placed_ms: int, items: list[dict[str, Any]], reading: Reading
+) -> dict[str, Any]:
+    found: dict[str, Any] = {"event": CHECKOUT, "order_id": order_id, "time": placed_ms, **_who(order, reading)}
+    found |= {name: order[name] for name in ("order_quantity", "epik", "currency") if name in order}
+    if isinstance(sent := order.get("line_items"), list) or str(sent).startswith("["):  # else a text for people
+        found["line_items"] = sent
+    if "value" in order:
+        found["value"] = amount(order["value"])
+    if items:
+        found["line_items"] = [_item(item) for item in items]
+    return found
+
+
+def _item(item: dict[str, Any]) -> dict[str, Any]:
+    return item | ({"product_price": amount(item["product_price"])} if "product_price" in item else {})
+
+
+def _who(fields: Mapping[str, Any], reading: Reading) -> dict[str, Any]:
+    """Identifiers and consent. A customer without an account has the id 0 in some shops."""
+    user = {key: fields[key] for key in USER_KEYS if fields.get(key)}
+    if str(user.get("external_id", "")).strip() == "0":
+        del user["external_id"]
+    consent = fields.get("consent") or reading.consent
+    return ({"user": user} if user else {}) | ({"consent": consent} if consent else {})
+
+
+# --- events ------------------------------------------------------------------------------------------
+
+
+class Events:
+    """Rows of an event each, in columns, or as lines of JSON in the form that collect takes."""
+
+    def __init__(self, columns: Sequence[str], reading: Reading) -> None:
+        """As `Orders`."""
+        self._reading = reading
+        self._renamed = {name: field for field, name in _asked(columns, reading).items() if name}
+
+    def told(self, rows: Iterable[tuple[int, Mapping[str, Any] | Refused]]) -> Iterable[Told]:
+        """The events of the rows."""
+        for line, fields in rows:
+            try:
+                yield Told(line, fields if isinstance(fields, Refused) else self._request(fields))
+            except Refused as exc:
+                yield Told(line, exc)
+
+    def _request(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        found = {self._renamed.get(name, name): value for name, value in fields.items()}
+        if "events" in found:
+            raise Refused("bad_value", "One event a line.", field="$.events")
+        if "time" in found:
+            found["time"] = time_ms(found["time"], self._reading, "time")
+        who = _who(found, self._reading)
+        if "user" in found:
+            who.pop("user", None)
+        else:
+            found = {name: value for name, value in found.items() if name not in USER_KEYS}
+        return found | who
+
+
+# --- values ------------------------------------------------------------------------------------------
+
+_OFFSET = re.compile(r"\s+(?=[+-]\d\d:?\d\d$)")
+_DIGITS = re.compile(r"\d{9,14}(?:\.\d+)?")
+_MILLISECONDS_FROM: Final = 100_000_000_000
+_COMMA = re.compile(r"-?(?:\d{1,3}(?:\.\d{3})+|\d+),\d{1,2}")
+_POINT = re.compile(r"-?\d{1,3}(?:,\d{3})+(?:\.\d+)?")
+_AROUND: Final = " \t\u00a0\u202f€$£¥"
+
+
+def time_ms(value: Any, reading: Reading, field: str) -> int:
+    """Milliseconds since 1970. Raises Refused for what is no time."""
+    text = str(value).strip()
+    if not reading.time_format and _DIGITS.fullmatch(text):
+        number = float(text)
+        return int(number if number >= _MILLISECONDS_FROM else number * 1000)
+    try:
+        if reading.time_format:
+            found = datetime.strptime(text, reading.time_format)  # noqa: DTZ007  the zone is put in below
+        else:
+            found = datetime.fromisoformat(_OFFSET.sub("", text.removesuffix(" UTC")))
+        found = found if found.tzinfo else found.replace(tzinfo=reading.zone)
+        return int(found.timestamp() * 1000)
+    except (ValueError, OverflowError) as exc:
+        raise Refused("bad_value", "This is no time. Say how it is written: --time-format.", field=field) from exc
+
+
+def amount(value: Any) -> Any:
+    """A sum of money as a plain number: without its sign, with a point. What is none stays as it is."""
+    if not isinstance(value, str):
+        return value
+    text = value.strip(_AROUND)
+    if _COMMA.fullmatch(text):
+        return text.replace(".", "").replace(",", ".")
+    return text.replace(",", "") if _POINT.fullmatch(text) else text
