@@ -43,6 +43,7 @@ sites = typer.Typer(no_args_is_help=True, help="Shops: tag ids and allowed origi
 keys = typer.Typer(no_args_is_help=True, help="API keys for servers that send engagements.")
 audiences = typer.Typer(no_args_is_help=True, help="Audiences: add, preview, explain, export, sync.")
 warehouse = typer.Typer(help="Role: the embedded ClickHouse engine; and tasks in the warehouse.")
+lists = typer.Typer(no_args_is_help=True, help="Lists of people for rules: customers, VIPs, newsletter.")
 imports = typer.Typer(no_args_is_help=True, help="History of a shop, out of its own files: orders, events.")
 spool = typer.Typer(no_args_is_help=True, help="What is kept on disk while Kafka is away. Works while collect runs.")
 for name, group in (
@@ -52,6 +53,7 @@ for name, group in (
     ("audiences", audiences),
     ("warehouse", warehouse),
     ("import", imports),
+    ("lists", lists),
     ("spool", spool),
 ):
     app.add_typer(group, name=name)
@@ -320,7 +322,7 @@ def _role(name: str) -> None:
     from pinstream import roles
 
     settings = _settings()
-    run = {"load": roles.load, "push": roles.push, "warehouse": roles.warehouse}[name]
+    run = {"load": roles.load, "push": roles.push, "warehouse": roles.warehouse, "console": roles.console}[name]
     _run(lambda stop: run(settings, stop))
 
 
@@ -386,6 +388,12 @@ def load(
 def push() -> None:
     """Role: audiences to Pinterest."""
     _role("push")
+
+
+@app.command()
+def console() -> None:
+    """Role: the admin API (lists)."""
+    _role("console")
 
 
 @warehouse.callback(invoke_without_command=True)
@@ -677,8 +685,8 @@ def _import(
     with _bad_rows(bad_rows) as name_bad:
 
         async def serve(stop: asyncio.Event) -> None:
-            wanted = roles.Imported(path=file, kind=kind, tag_id=site, reading=how, encoding=encoding)
-            found.append(await roles.import_file(_settings(), wanted, stop, _say, name_bad))
+            wanted = roles.Imported(path=file, tag_id=site, reading=how, encoding=encoding)
+            found.append(await roles.import_file(_settings(), kind, wanted, stop, _say, name_bad))
 
         _run(serve)
     _imported(_plain(found[0]) if found else {"finished": False}, as_json)
@@ -718,6 +726,79 @@ def _bad_rows(path: Path | None) -> Iterator[Callable[[Any], None]]:
                 rows.writerow((bad.line, bad.reason, bad.field, bad.hint))
 
         yield name_bad
+
+
+# --- lists ---------------------------------------------------------------------------------------
+
+ListName = Annotated[str, typer.Option("--list", help="Name of the list.")]
+
+
+@lists.command("list")
+def lists_list(as_json: AsJson = False) -> None:
+    """All lists, by the number that rules know them by, and how many identifiers are on each."""
+    from pinstream import roles
+
+    _print([_plain(each) for each in asyncio.run(roles.lists(_settings()))], as_json)
+
+
+@lists.command("import")
+def lists_import(
+    file: File,
+    name: ListName,
+    site: SiteOption,
+    column: Columns = [],  # noqa: B006 - typer copies it
+    encoding: Encoding = "utf-8",
+    bad_rows: BadRows = None,
+    as_json: AsJson = False,
+) -> None:
+    """Put people on a list: e-mails, phones, customer ids, or SHA-256 of them. A new name makes a new list."""
+    _list("add", file, name, site, (column, encoding), bad_rows, as_json)
+
+
+@lists.command("remove")
+def lists_remove(
+    file: File,
+    name: ListName,
+    site: SiteOption,
+    column: Columns = [],  # noqa: B006 - typer copies it
+    encoding: Encoding = "utf-8",
+    bad_rows: BadRows = None,
+    as_json: AsJson = False,
+) -> None:
+    """Take the people in a file off a list."""
+    _list("remove", file, name, site, (column, encoding), bad_rows, as_json)
+
+
+@lists.command("drop")
+def lists_drop(name: ListName, site: SiteOption) -> None:
+    """Forget a list, and who is on it."""
+    from pinstream import roles
+
+    asyncio.run(roles.drop_list(_settings(), site, name))
+
+
+def _list(
+    operation: Literal["add", "remove"],
+    file: Path,
+    name: str,
+    site: str,
+    options: tuple[list[str], str],
+    bad_rows: Path | None,
+    as_json: bool,
+) -> None:
+    from pinstream import roles
+    from pinstream.history.columns import reading
+
+    column, encoding = options
+    wanted = roles.Imported(path=file, tag_id=site, reading=reading(column, "", "UTC", ""), encoding=encoding)
+    found: list[Any] = []
+    with _bad_rows(bad_rows) as name_bad:
+
+        async def serve(stop: asyncio.Event) -> None:
+            found.append(await roles.import_list(_settings(), operation, wanted, name, stop, _say, name_bad))
+
+        _run(serve)
+    _imported(_plain(found[0]) if found else {"finished": False}, as_json)
 
 
 # --- spool ---------------------------------------------------------------------------------------

@@ -238,6 +238,9 @@ REASONS: Final[dict[str, tuple[int, str]]] = {
         503,
         "The event log cannot take this, now or later; nothing was stored. The operator's log says why.",
     ),
+    "state_away": (503, "The state database does not answer. Wait as Retry-After says; the same may be sent again."),
+    "warehouse_away": (503, "ClickHouse does not answer. Wait as Retry-After says; the same may be sent again."),
+    "warehouse": (500, "ClickHouse refuses this. The operator's log says why."),
     # dropped by policy: nothing for the sender to mend, never stored
     "consent": (200, "No consent: nothing was stored."),
     "gpc": (200, "The browser asks not to be tracked (Sec-GPC or DNT): nothing was stored."),

@@ -9,6 +9,7 @@ import logging
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Final, Literal
 from urllib.parse import urlsplit
@@ -20,11 +21,13 @@ from pinstream.audiences import compile, membership, rule
 from pinstream.clock import now_ms
 from pinstream.collect import server as collect_server
 from pinstream.collect.server import Listeners
+from pinstream.console import app as console_app
 from pinstream.errors import LogError, Misconfigured, Refused, SetupFault, StateError, WarehouseAway, WarehouseError
 from pinstream.eventlog import open_log
 from pinstream.eventlog.contract import Consumer, Partition
 from pinstream.history import importing
 from pinstream.history.columns import Reading
+from pinstream.history.lists import Listed, ListImport, ListReport, Lists, Operation
 from pinstream.load import loop, rebuild
 from pinstream.load.loop import Loader
 from pinstream.pinterest.client import Client
@@ -118,6 +121,23 @@ async def push(settings: Settings, stop: asyncio.Event) -> None:
             await client.aclose()
 
 
+async def console(settings: Settings, stop: asyncio.Event) -> None:
+    """The admin API."""
+    async with open_store(settings) as store, open_warehouse(settings) as warehouse:
+        app = console_app.build(store, Lists(store, warehouse), now_ms)
+
+        async def ready() -> None:
+            await asyncio.to_thread(store.ping)
+            await warehouse.ping()
+
+        async with (
+            ops.serve(LOOPBACK, settings.console.ops_port, ready),
+            serving.serving(app, settings.console.host, settings.console.port),
+        ):
+            logger.info("The admin API answers at http://%s:%s", settings.console.host, settings.console.port)
+            await stop.wait()
+
+
 async def warehouse(settings: Settings, stop: asyncio.Event) -> None:
     """The embedded ClickHouse engine behind ClickHouse's HTTP interface."""
     from pinstream.warehouse import embedded  # the engine takes 200 MB: only this role pays
@@ -200,7 +220,6 @@ class Imported(msgspec.Struct, frozen=True, kw_only=True):
     """A file to import, as the command line names it."""
 
     path: Path
-    kind: importing.Kind
     tag_id: str
     reading: Reading
     encoding: str
@@ -208,6 +227,7 @@ class Imported(msgspec.Struct, frozen=True, kw_only=True):
 
 async def import_file(
     settings: Settings,
+    kind: importing.Kind,
     wanted: Imported,
     stop: asyncio.Event,
     say: Callable[[str], None],
@@ -219,7 +239,7 @@ async def import_file(
         snapshot = await asyncio.to_thread(store.snapshot, now_ms())
     source = importing.Source(
         path=wanted.path,
-        kind=wanted.kind,
+        kind=kind,
         site=site,
         secret=snapshot.payload_key,
         suppressed=snapshot.suppressed,
@@ -228,6 +248,42 @@ async def import_file(
     )
     run = importing.Import(source, settings.imports_dir, say, name_bad)
     return await run.run(open_log(settings), now_ms=now_ms(), stop=stop)
+
+
+async def import_list(
+    settings: Settings,
+    operation: Operation,
+    wanted: Imported,
+    name: str,
+    stop: asyncio.Event,
+    say: Callable[[str], None],
+    name_bad: Callable[[importing.Bad], None],
+) -> ListReport:
+    """Put everybody in a file on a list, which is made if need be, or take them off; see `import_file`."""
+    async with open_store(settings) as store, open_warehouse(settings) as warehouse:
+        await migrate.check(warehouse)
+        site = await asyncio.to_thread(store.site, wanted.tag_id)
+        find = partial(store.add_list, now_ms=now_ms()) if operation == "add" else store.list_named
+        target = await asyncio.to_thread(find, site_id=site.id, name=name)
+        run = ListImport(Lists(store, warehouse), site, target, operation)
+        columns = wanted.reading.columns
+        return await run.run(
+            wanted.path, columns, wanted.encoding, now_ms=now_ms(), stop=stop, say=say, name_bad=name_bad
+        )
+
+
+async def lists(settings: Settings) -> list[Listed]:
+    """All lists, with their sizes."""
+    async with open_store(settings) as store, open_warehouse(settings) as warehouse:
+        return await Lists(store, warehouse).all()
+
+
+async def drop_list(settings: Settings, tag_id: str, name: str) -> None:
+    """Forget a list. Raises Refused while an audience asks for it."""
+    async with open_store(settings) as store, open_warehouse(settings) as warehouse:
+        site = await asyncio.to_thread(store.site, tag_id)
+        gone = await asyncio.to_thread(store.list_named, site_id=site.id, name=name)
+        await Lists(store, warehouse).drop(gone)
 
 
 async def members(warehouse: Warehouse, audience: Audience) -> set[str]:

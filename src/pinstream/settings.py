@@ -158,6 +158,14 @@ class Push(_Section):
     ops_port: int = Field(9082, ge=1, le=65_535, description="/readyz and /metrics of push.")
 
 
+class Console(_Section):
+    """The admin API."""
+
+    host: str = Field("127.0.0.1", description="Address of the admin API.")
+    port: int = Field(8090, ge=1, le=65_535, description="Port of the admin API: lists.")
+    ops_port: int = Field(9083, ge=1, le=65_535, description="/readyz and /metrics of console.")
+
+
 class Pinterest(_Section):
     """Pinterest's API."""
 
@@ -196,6 +204,7 @@ class Settings(BaseSettings):
     load: Load = Field(default_factory=Load)
     audiences: Audiences = Field(default_factory=Audiences)
     push: Push = Field(default_factory=Push)
+    console: Console = Field(default_factory=Console)
     pinterest: Pinterest = Field(default_factory=Pinterest)
     state: State = Field(default_factory=State)
     site: FirstSite = Field(default_factory=FirstSite)

@@ -318,6 +318,9 @@ async def test_every_reason_a_client_can_cause_is_in_the_table() -> None:
         "log_broken",
         "too_slow",
         "bad_http",
+        "state_away",
+        "warehouse_away",
+        "warehouse",
         "head_too_large",
     }
     assert {case.reason for case in cases()} - {""} == {reason for reason, entry in REASONS.items() if entry[0]} - ours

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -24,6 +25,12 @@ from tests.warehouse.conftest import SECRETS, Month
 from tests.warehouse_server import ANALYST_PASSWORD, PASSWORD, EmbeddedProcess
 
 OWNER = ("default", PASSWORD)
+QUERIES = Path(__file__).parents[2] / "docs" / "queries.md"
+VIEWS = {
+    *("events", "line_items", "sessions", "visitors", "products_daily", "engagement_daily", "engagement_to_order"),
+    *("audience_members_now", "audience_size_daily", "audience_changes", "sync_runs", "rejected_events"),
+    "data_quality_daily",
+}
 SECRET_COLUMNS = ("em_sha256", "external_id_sha256", "ph_sha256", "match_keys", "epik", "ip_prefix", "payload_hash")
 
 
@@ -320,7 +327,8 @@ async def test_no_view_tells_a_secret(front: httpx.AsyncClient, month: Month) ->
     """# The tables hold them: in columns of their own, and in addresses, searches and properties."""
     hashes = {one.em for one in month.events if one.em}
     assert len(hashes) > 20
-    for view in await views(front):
+    assert set(await views(front)) == VIEWS
+    for view in VIEWS:
         text = (await front.post("/", content=f"SELECT * FROM {view} FORMAT JSONEachRow")).text.lower()
         assert text, view
         for secret in (*SECRETS, *hashes, "ab" * 16):
@@ -418,6 +426,24 @@ async def test_a_rebuilt_table_is_read_by_the_views(warehouse: Warehouse) -> Non
     await warehouse.command("INSERT INTO other (site_id, visitor_id) VALUES (1, 5)")
     await warehouse.command("EXCHANGE TABLES other AND visitor_profile")
     assert await warehouse.select(f"SELECT visitor_id FROM {own}.visitors") == [{"visitor_id": 5}]
+
+
+# --- the example queries ---------------------------------------------------------------------------------
+
+EXAMPLES = re.findall(r"^## (\d+)\. [^\n]+\?\n\n```sql\n(.+?)\n```$", QUERIES.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def test_there_are_25_examples_and_every_view_has_one() -> None:
+    assert [int(number) for number, _ in EXAMPLES] == list(range(1, 26))
+    asked = " ".join(sql for _, sql in EXAMPLES)
+    assert [view for view in VIEWS - {"audience_changes"} if not re.search(rf"\b(FROM|JOIN) {view}\b", asked)] == []
+
+
+@pytest.mark.parametrize("sql", [sql for _, sql in EXAMPLES], ids=[number for number, _ in EXAMPLES])
+async def test_an_example_finds_something_in_the_shop(front: httpx.AsyncClient, sql: str) -> None:
+    found = await rows(front, sql)
+    assert found
+    assert any(value not in (0, "0", "", None) for row in found for value in row.values())
 
 
 # --- on a server --------------------------------------------------------------------------------------

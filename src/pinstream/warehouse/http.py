@@ -13,6 +13,7 @@ import binascii
 import gzip
 import hmac
 import json
+import re
 import uuid
 import zlib
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -30,7 +31,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from pinstream.errors import QueryFailed
-from pinstream.warehouse import analyst, guard
+from pinstream.warehouse import analyst, guard, native
 from pinstream.warehouse.guard import Statement
 
 MAX_BODY_BYTES: Final = 256 << 20
@@ -394,6 +395,11 @@ def _session_timeout_s(text: str) -> float:
     return float(text)
 
 
+def _protocol_version(values: Mapping[str, str]) -> int:
+    text = values.get("client_protocol_version", "0")
+    return int(text) if re.fullmatch(r"[0-9]{1,9}", text) else 0
+
+
 def _encoding(accepts: str) -> str:
     """The first encoding of Accept-Encoding that is known here."""
     names = (part.partition(";")[0].strip().lower() for part in accepts.split(","))
@@ -416,6 +422,8 @@ def _success(outcome: Outcome, output_format: str, asked: _Request) -> Response:
     if output_format:
         headers["X-ClickHouse-Format"] = output_format
     body = outcome.body
+    if output_format == "Native" and _protocol_version(asked.values) >= native.CUSTOM_SERIALIZATION:
+        body = native.for_client(body)
     if asked.encoding and body:
         body, headers["Content-Encoding"] = _PACK[asked.encoding](body), asked.encoding
     return Response(body, headers=headers, media_type=_TYPES.get(output_format, "text/plain; charset=UTF-8"))
