@@ -112,7 +112,9 @@ class Warehouse(_Section):
     url: str = Field("http://127.0.0.1:8123", description="ClickHouse's HTTP address.")
     user: str = Field("default", description="ClickHouse user.")
     password: SecretStr = Field(SecretStr(""), description="Empty: read from <data_dir>/warehouse.password (embedded).")
-    analyst_user: str = Field("analyst", description="Who reads the views for analysts in the embedded engine.")
+    analyst_user: str = Field(
+        "analyst", pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$", description="Who reads the views for analysts."
+    )
     analyst_password: SecretStr = Field(
         SecretStr(""), description="Theirs. Empty: read from <data_dir>/analyst.password (embedded)."
     )

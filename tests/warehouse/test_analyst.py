@@ -14,7 +14,9 @@ import httpx
 import pytest
 from clickhouse_connect import common
 from clickhouse_connect.driver.exceptions import DatabaseError
+from typer.testing import CliRunner
 
+from pinstream import cli
 from pinstream.errors import QueryFailed
 from pinstream.settings import Settings
 from pinstream.settings import Warehouse as WarehouseSettings
@@ -476,3 +478,12 @@ def test_names_that_only_look_alike_are_columns(sql: str) -> None:
 def test_a_setting_that_is_unknown_says_which_are_known() -> None:
     with pytest.raises(QueryFailed, match="max_execution_time"):
         analyst.settings({"nope": "1"})
+
+
+def test_the_command_says_how_to_connect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PINSTREAM_DATA_DIR", str(tmp_path))
+    told = json.loads(CliRunner().invoke(cli.app, ["warehouse", "analyst", "--json"]).stdout)
+    assert (told["user"], told["database"], told["sql"]) == ("analyst", "analytics", "")
+    assert told["password_file"] == str(tmp_path / "analyst.password")
+    monkeypatch.setenv("PINSTREAM_WAREHOUSE__MODE", "single")
+    assert "GRANT pinstream_analyst TO analyst;" in CliRunner().invoke(cli.app, ["warehouse", "analyst"]).stdout

@@ -133,31 +133,32 @@ def database(asked: str, own: str) -> str:
     return own
 
 
-def grants(warehouse: Settings, *, user: str = "analyst") -> str:
-    """SQL that makes the role `analyst` and a user of it on a ClickHouse server, to be run by its administrator.
+def grants(warehouse: Settings) -> str:
+    """SQL for the administrator of a ClickHouse server: the role `pinstream_analyst` and a user of it.
 
     `readonly = 2`, because Grafana's plugin and others set `max_execution_time` themselves; the constraints hold all
     the same. The views read with the rights of the user that pinstream works as.
     """
-    own, on = schema.analytics_database(warehouse), schema.on_cluster(warehouse)
+    user, own, on = warehouse.analyst_user, schema.analytics_database(warehouse), schema.on_cluster(warehouse)
     limits = ",\n    ".join(f"{name} = {limit} MIN 1 MAX {limit}" for name, limit in LIMITS.items())
     return f"""\
-CREATE SETTINGS PROFILE IF NOT EXISTS analyst{on} SETTINGS
+CREATE SETTINGS PROFILE IF NOT EXISTS pinstream_analyst{on} SETTINGS
     readonly = 2 CONST,
     allow_introspection_functions = 0 CONST,
     max_concurrent_queries_for_user = 8 CONST,
     {limits};
 
-CREATE ROLE IF NOT EXISTS analyst{on} SETTINGS PROFILE 'analyst';
+CREATE ROLE IF NOT EXISTS pinstream_analyst{on} SETTINGS PROFILE 'pinstream_analyst';
 
-GRANT{on} SELECT, SHOW ON {own}.* TO analyst;
+GRANT{on} SELECT, SHOW ON {own}.* TO pinstream_analyst;
 
-CREATE QUOTA IF NOT EXISTS analyst{on} FOR INTERVAL 1 hour MAX queries = 5000, execution_time = 3600 TO analyst;
+CREATE QUOTA IF NOT EXISTS pinstream_analyst{on} FOR INTERVAL 1 hour MAX queries = 5000, execution_time = 3600
+    TO pinstream_analyst;
 
 -- a password of your own in the place of the question mark
-CREATE USER IF NOT EXISTS {user}{on} IDENTIFIED BY '?' DEFAULT ROLE analyst DEFAULT DATABASE {own};
+CREATE USER IF NOT EXISTS {user}{on} IDENTIFIED BY '?' DEFAULT DATABASE {own};
 
-GRANT{on} analyst TO {user};
+GRANT{on} pinstream_analyst TO {user};
 """
 
 
