@@ -101,7 +101,7 @@ def test_audiences(run: Run) -> None:
     )
     listed = said(run("audiences", "list", "--json"))
     assert isinstance(listed, list)
-    assert (listed[0]["name"], listed[0]["connection"]) == ("cart_abandoned", "new")
+    assert (listed[0]["name"], listed[0]["connection"], listed[0]["size"]) == ("cart_abandoned", "new", None)
 
 
 async def test_what_can_be_asked_about_an_audience(run: Run, warehouse: Warehouse, tmp_path: Path) -> None:
@@ -144,6 +144,31 @@ async def test_what_can_be_asked_about_an_audience(run: Run, warehouse: Warehous
     assert ask("export", "1").stdout == f"{hashed('ada@shop.example')}\n"
     assert said(ask("export", "2", "--out", "all.csv", "--json")) == {"id": 2, "lines": 2, "file": "all.csv"}
     assert (tmp_path / "all.csv").read_text() == "5\n6\n"
+    past = {
+        "site_id": site[0]["id"],
+        "audience_id": 1,
+        "run_id": 7,
+        "status": "held",
+        "updated_at": "1795291391000",
+        "fingerprint_members": 40,
+        "entered": 3,
+        "left": 2,
+        "held": 30,
+        "error": "30 wait.",
+    }
+    older = past | {"run_id": 6, "status": "done", "left": 0}
+    await warehouse.insert(
+        "audience_run", list(past), f"{json.dumps(past)}\n{json.dumps(older)}".encode(), token="runs"
+    )
+    told = said(ask("history", "cart_abandoned", "--json"))
+    assert isinstance(told, list)
+    one, two = told
+    assert (one["size"], one["entered"], one["left"], one["held"], one["note"]) == (40, 3, 2, 30, "30 wait.")
+    assert (two["run_id"], two["left"]) == (6, 0)
+    listed = said(ask("list", "--json"))
+    assert isinstance(listed, list)
+    assert [(each["size"], each["entered"], each["left"]) for each in listed] == [(40, 3, 2), (None, None, None)]
+    assert "0 audiences are called nobody" in ask("history", "nobody").stderr
     dry = said(ask("sync", "1", "--dry-run", "--json"))
     assert dry == [
         {

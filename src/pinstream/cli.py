@@ -26,7 +26,7 @@ from rich.table import Table
 from pinstream import __version__
 from pinstream import settings as settings_module
 from pinstream.clock import now_ms
-from pinstream.errors import PinstreamError
+from pinstream.errors import PinstreamError, Refused
 from pinstream.settings import Settings
 from pinstream.supervisor import Serve, Supervisor, on_hangup, supervised, until_signalled
 
@@ -926,7 +926,10 @@ def spool_verify(as_json: AsJson = False) -> None:
 
 @audiences.command("list")
 def audiences_list(as_json: AsJson = False) -> None:
-    """All audiences, and how their connection to Pinterest is."""
+    """All audiences, how their connection to Pinterest is, and what the latest sync left: size, entered, left."""
+    from pinstream import roles
+
+    latest = asyncio.run(roles.latest_syncs(_settings()))
     with _store() as store:
         links = {link.audience_id: link for link in store.connections()}
         rows = [
@@ -936,11 +939,36 @@ def audiences_list(as_json: AsJson = False) -> None:
                 "name": audience.name,
                 "enabled": audience.enabled,
                 "connection": links[audience.id].state if audience.id in links else "-",
+                **{
+                    name: getattr(latest[audience.id], name) if audience.id in latest else None
+                    for name in ("size", "entered", "left")
+                },
                 "detail": links[audience.id].detail if audience.id in links else "",
             }
             for audience in store.audiences()
         ]
     _print(rows, as_json)
+
+
+@audiences.command("history")
+def audiences_history(
+    audience: Annotated[str, typer.Argument(help="Its number, or its name.")],
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many syncs, the newest first.")] = 30,
+    as_json: AsJson = False,
+) -> None:
+    """How its list at Pinterest grew and shrank, sync by sync: size, entered, left, and what waits."""
+    from pinstream.audiences import membership
+
+    with _store() as store:
+        found = [each.id for each in store.audiences() if audience in (str(each.id), each.name)]
+    if len(found) != 1:
+        raise Refused("bad_value", f"{len(found)} audiences are called {audience}. `pinstream audiences list`.")
+
+    async def past(warehouse: Warehouse, asked: Subject) -> list[membership.Past]:
+        target = membership.Target(site_id=asked.audience.site_id, audience_id=asked.audience.id, run_id=0)
+        return await membership.history(warehouse, target, limit=limit)
+
+    _print([_plain(each) for each in _asked(found[0], past)], as_json)
 
 
 @audiences.command("templates")

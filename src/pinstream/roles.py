@@ -17,12 +17,12 @@ from urllib.parse import urlsplit
 import msgspec
 
 from pinstream import ops, serving
-from pinstream.audiences import compile, rule
+from pinstream.audiences import compile, membership, rule
 from pinstream.clock import now_ms
 from pinstream.collect import server as collect_server
 from pinstream.collect.server import Listeners
 from pinstream.console import app as console_app
-from pinstream.errors import LogError, Misconfigured, Refused, SetupFault, StateError, WarehouseAway
+from pinstream.errors import LogError, Misconfigured, Refused, SetupFault, StateError, WarehouseAway, WarehouseError
 from pinstream.eventlog import open_log
 from pinstream.eventlog.contract import Consumer, Partition
 from pinstream.history import importing
@@ -291,6 +291,16 @@ async def members(warehouse: Warehouse, audience: Audience) -> set[str]:
     query = compile.members(rule.from_json(audience.rule), site_id=audience.site_id, now_ms=now_ms())
     rows = await warehouse.select(f"SELECT lower(hex(em)) AS em FROM ({query.sql})", query.params)  # noqa: S608
     return {row["em"] for row in rows}
+
+
+async def latest_syncs(settings: Settings) -> dict[int, membership.Past]:
+    """By audience the latest sync that went through; none while ClickHouse is away or has no tables yet."""
+    async with open_warehouse(settings) as warehouse:
+        try:
+            return await membership.latest(warehouse)
+        except WarehouseError as exc:
+            logger.warning("Sizes are not known: %s", exc)
+            return {}
 
 
 async def sync_now(settings: Settings, audience_id: int, *, confirm_removals: bool = False) -> dict[str, object]:

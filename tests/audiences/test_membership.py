@@ -274,7 +274,7 @@ async def test_a_run_is_copied_once_with_a_fingerprint_of_the_members(warehouse:
         detail="",
     )
     for _ in range(2):
-        await membership.publish(warehouse, aim, run)
+        await membership.publish(warehouse, aim, run, entered=3, left=1)
     [row] = await warehouse.select("SELECT * FROM audience_run WHERE site_id = {site:UInt32}", {"site": aim.site_id})
     assert (row["run_id"], row["connection_id"], row["status"], row["adds"]) == (9, 4, "done", 2)
     assert (row["fingerprint_members"], row["error"]) == (2, "")

@@ -11,6 +11,7 @@ import pytest
 
 from pinstream import metrics
 from pinstream.audiences import membership, rule
+from pinstream.audiences.membership import Past, Target
 from pinstream.audiences.templates import cart_abandoned
 from pinstream.errors import PinterestAway, PinterestRefused, RateLimited, Refused, StateError, WarehouseAway
 from pinstream.pinterest import lists
@@ -21,6 +22,7 @@ from pinstream.push.sync import LEASE_S
 from pinstream.settings import Push
 from pinstream.state import runs
 from pinstream.warehouse.client import Warehouse
+from tests.audiences.people import Seen
 from tests.push.conftest import Shop, connected, people
 
 CHANGE, CREATE = "customer_lists/update", "customer_lists/create"
@@ -144,7 +146,9 @@ async def test_many_removals_wait_for_a_yes(shop: Shop) -> None:
     await shop.carted(5)
     run = await shop.sync(config=strict())
     assert (run.status, run.held, run.removes) == ("held", 3, 3)
-    assert shop.link.state == "held" and "3 removals wait" in shop.link.detail
+    assert shop.link.state == "held"
+    assert "3 of 4 members (75%) are to leave, push.max_remove_ratio allows 50% at once" in shop.link.detail
+    assert f"`pinstream audiences sync {shop.link.audience_id} --confirm-removals`" in shop.link.detail
     assert shop.members() == people(1, 2, 3, 4)
     shop.parts.store.set_connection(shop.link_id, removals_confirmed=True)
     assert (await shop.sync(config=strict())).status == "done"
@@ -169,6 +173,51 @@ async def test_withdrawals_alone_never_wait(shop: Shop) -> None:
     run = await shop.sync(config=strict())
     assert (run.status, run.held, run.removes) == ("done", 0, 4)
     assert shop.members() == set()
+
+
+async def history(shop: Shop) -> list[Past]:
+    target = Target(site_id=shop.site_id, audience_id=shop.link.audience_id, run_id=0)
+    return await membership.history(shop.parts.warehouse, target, limit=10)
+
+
+async def test_the_history_says_who_really_entered_and_left(shop: Shop) -> None:
+    await shop.carted(1, 2, 3, 4)
+    await shop.sync()
+    await shop.ordered(1, 2)
+    await shop.carted(5)
+    await shop.withdrew(3)
+    await shop.sync(config=strict(max_remove_ratio=0.25))
+    shop.parts.store.set_connection(shop.link_id, removals_confirmed=True)
+    await shop.sync(config=strict(max_remove_ratio=0.25))
+    past = await history(shop)
+    assert [(each.status, each.size, each.entered, each.left, each.held) for each in past] == [
+        ("done", 2, 1, 2, 0),
+        ("held", 3, 0, 1, 2),
+        ("done", 4, 4, 0, 0),
+    ]
+    assert "--confirm-removals" in past[1].note
+
+
+async def test_what_a_sync_that_broke_off_did_is_in_the_history_of_the_next(shop: Shop) -> None:
+    await shop.carted(*range(7))
+    shop.fake.fault("rate_limited", CHANGE, retry_after_s=3600)
+    with pytest.raises(RateLimited):
+        await shop.sync()
+    async with Client(shop.fake.settings()) as later:
+        run = await shop.sync(client=later)
+    [past] = await history(shop)
+    assert (past.run_id, past.size, past.entered, past.left) == (run.id, 7, 7, 0)
+
+
+async def test_a_set_at_its_cap_is_flagged(shop: Shop) -> None:
+    asked = rule.Rule(all=(rule.Bought(products=("p0",)),))
+    shop.parts.store.set_audience(shop.link.audience_id, rule=rule.to_json(asked))
+    for place in range(5):
+        items = tuple((f"p{place * 100 + number}", "", "") for number in range(100))
+        await shop.seen(Seen(1, "checkout", 60, em="p1", items=items, event_id=f"order{place}"))
+    run = await shop.sync()
+    assert (run.status, run.desired) == ("done", 1)
+    assert shop.link.detail == "1 have bought more different things than are kept: about them the answer may be wrong."
 
 
 async def test_a_small_list_is_not_held_back(shop: Shop) -> None:

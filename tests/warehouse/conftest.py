@@ -154,6 +154,8 @@ class Month:
                 "adds": 4,
                 "removes": number,
                 "held": 0,
+                "entered": 4,
+                "left": number,
                 "fingerprint_members": 24 - number,
                 "fingerprint": 1,
                 "error": "Pinterest does not answer." if number == 3 else "",

@@ -10,6 +10,7 @@ import bisect
 import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from datetime import datetime
 from typing import Any, Final
 
 import msgspec
@@ -24,6 +25,9 @@ logger = logging.getLogger(__name__)
 
 CHUNKS_A_PAGE: Final = 50
 """Of a difference, fetched at a time: bounds memory to a few MB."""
+
+MAX_LISTED: Final = 10_000
+"""Audiences of which the latest sync is told."""
 
 _SNAPSHOT: Final = """FROM audience_desired FINAL
   WHERE site_id = {site:UInt32} AND audience_id = {audience:UInt32} AND run_id = {run:UInt64}"""
@@ -196,7 +200,7 @@ async def forget(warehouse: Warehouse, target: Target, *, now_ms: int) -> None:
     await warehouse.command(sql, target.params() | {"now": now_ms})
 
 
-async def publish(warehouse: Warehouse, target: Target, run: Run) -> None:
+async def publish(warehouse: Warehouse, target: Target, run: Run, *, entered: int, left: int) -> None:
     """Copy a finished run to `audience_run`, with the size and a fingerprint of what is in now."""
     sql = (
         "SELECT count() AS fingerprint_members, groupBitXor(sipHash64(em)) AS fingerprint FROM audience_member FINAL "
@@ -211,12 +215,51 @@ async def publish(warehouse: Warehouse, target: Target, run: Run) -> None:
         "started_at": str(run.started_ms),
         "updated_at": str(run.finished_ms or run.started_ms),
         "error": run.detail,
+        "entered": entered,
+        "left": left,
         **{name: getattr(run, name) for name in copied},
         **found,
     }
     await warehouse.insert(
         "audience_run", list(row), _lines([row]), token=f"{target.token()}:run{run.id}@{run.started_ms}:{run.status}"
     )
+
+
+class Past(Struct, frozen=True, kw_only=True):
+    """What a sync that went through left behind."""
+
+    audience_id: int
+    run_id: int
+    at: datetime
+    status: str
+    """done, or held: removals wait for confirmation."""
+    size: int
+    """People in after it."""
+    entered: int
+    """Since the one before."""
+    left: int
+    held: int
+    note: str
+
+
+async def history(warehouse: Warehouse, target: Target, *, limit: int) -> list[Past]:
+    """The latest syncs of an audience that went through, newest first."""
+    which = "WHERE site_id = {site:UInt32} AND audience_id = {audience:UInt32} ORDER BY run_id DESC"
+    return await _past(warehouse, which, target.params() | {"limit": limit})
+
+
+async def latest(warehouse: Warehouse) -> dict[int, Past]:
+    """Of each audience the latest sync that went through."""
+    which = "ORDER BY audience_id, run_id DESC LIMIT 1 BY audience_id"
+    return {past.audience_id: past for past in await _past(warehouse, which, {"limit": MAX_LISTED})}
+
+
+async def _past(warehouse: Warehouse, which: str, params: dict[str, Any]) -> list[Past]:
+    sql = (
+        "SELECT audience_id, run_id, updated_at AS at, status, fingerprint_members AS size, entered, `left`, held, "  # noqa: S608
+        f"error AS note FROM audience_run FINAL {which} LIMIT {{limit:UInt32}}"
+    )
+    return [msgspec.convert(row, Past) for row in await warehouse.select(sql, params)]
 
 
 def _lines(rows: Sequence[dict[str, Any]]) -> bytes:

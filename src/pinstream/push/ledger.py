@@ -65,6 +65,10 @@ class Ledger:
         await _off(runs.finish, self._store, run_id, status, now_ms=self._clock_ms(), detail=detail)
         return (await _off(runs.runs, self._store, self.connection_id, limit=1))[0]
 
+    async def moved(self, run_id: int) -> tuple[int, int]:
+        """How many entered and left since the run before that went through."""
+        return await _off(runs.moved, self._store, self.connection_id, run_id)
+
     async def plan(self, run_id: int, chunks: Sequence[PlannedChunk]) -> None:
         """Add chunks to a run."""
         await _off(runs.plan, self._store, self.connection_id, run_id, chunks)

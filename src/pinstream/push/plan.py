@@ -44,6 +44,14 @@ class Guard(Struct, frozen=True, kw_only=True):
         """How many of `removes` must wait; the `asked` among them are people who want to go, and never wait."""
         return removes - asked if self.holds(members=members, removes=removes - asked) else 0
 
+    def sentence(self, members: int, held: int, audience_id: int) -> str:
+        """What to tell people when `held` of `members` wait."""
+        return (
+            f"{held:,} of {members:,} members ({held / members:.0%}) are to leave, push.max_remove_ratio allows "
+            f"{self.max_ratio:.0%} at once: these removals wait, and so do additions; withdrawals do not. If it is "
+            f"right, run `pinstream audiences sync {audience_id} --confirm-removals`; if not, mend the rule."
+        )
+
 
 def guard(config: Push) -> Guard:
     """The guard that the settings ask for."""

@@ -26,9 +26,10 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from pinstream import metrics
-from pinstream.audiences import compile, membership, rule
+from pinstream.audiences import compile, membership, rule, words
 from pinstream.audiences.compile import Money, Query
 from pinstream.audiences.membership import Counts, Target
+from pinstream.audiences.rule import Bought, Rule
 from pinstream.clock import now_ms
 from pinstream.errors import PinstreamError, PinterestAway, PinterestError, PinterestRefused, RateLimited, StateError
 from pinstream.pinterest import audiences, lists
@@ -114,19 +115,19 @@ class _Sync:
         try:
             await self._resume()
             run_id = await self._ledger.begin()
-            held = await self._plan(run_id)
+            held, notes = await self._plan(run_id)
             if not await self._send_planned(run_id):
                 return await self._ledger.finish(run_id, "interrupted", "Stopped; the next sync goes on from there.")
-            note = await self._ensure_audience()
+            notes.append(await self._ensure_audience())
         except PinstreamError as exc:
             await self._failed(run_id, exc)
             raise
-        return await self._done(run_id, held, note)
+        return await self._done(run_id, held, " ".join(filter(None, notes)))
 
     # --- what to send
 
-    async def _plan(self, run_id: int) -> int:
-        """Compare, and write down the chunks. Returns how many removals wait for confirmation."""
+    async def _plan(self, run_id: int) -> tuple[int, list[str]]:
+        """Compare, and write down the chunks. Returns how many removals wait, and what people should know."""
         link = await self._ledger.connection()
         audience = await self._ledger.audience(link.audience_id)
         target = Target(site_id=audience.site_id, audience_id=audience.id, run_id=run_id)
@@ -141,7 +142,19 @@ class _Sync:
             held = await self._held(target, counts, withdrawn, link)
             await self._ledger.note(run_id, counts, held)
             await self._plan_chunks(target, withdrawn if held or not audience.enabled else None)
-        return held
+        full = await self._full(asked, compile.preview(asked, level="person", site_id=audience.site_id, now_ms=now_ms))
+        notes = [words.speaker("en")("full", full)] if full else []
+        if held:
+            notes.insert(0, plan.guard(self._parts.config).sentence(counts.members, held, audience.id))
+            logger.warning("connection %d: %s", self._ledger.connection_id, notes[0])
+        return held, notes
+
+    async def _full(self, asked: Rule, preview: Query) -> int:
+        """How many have a set at its cap, so that the answer may be wrong about them."""
+        if not any(isinstance(each, Bought) for _, _, each in asked.conditions()):
+            return 0
+        [row] = await self._parts.warehouse.select(preview.sql, preview.params)
+        return int(row["full"])
 
     async def _counts(self, target: Target, link: Link) -> Counts:
         """How wanted and actual members compare. Without a list nobody is a member, whatever was recorded."""
@@ -275,14 +288,13 @@ class _Sync:
         return ""
 
     async def _done(self, run_id: int, held: int, note: str) -> Run:
-        if held:
-            note = f"{held} removals wait: they are more than push.max_remove_ratio. Confirm them, or mend the rule."
-            logger.warning("connection %d: %s", self._ledger.connection_id, note)
         run = await self._ledger.finish(run_id, "held" if held else "done", note)
         link = await self._ledger.connection()
         state = "held" if held else "active" if link.customer_list_id else "new"
         await self._ledger.change(state=state, detail=note, removals_confirmed=False)
-        await membership.publish(self._parts.warehouse, await self._target(run_id), run)
+        entered, left = await self._ledger.moved(run_id)
+        target = await self._target(run_id)
+        await membership.publish(self._parts.warehouse, target, run, entered=entered, left=left)
         return run
 
     async def _failed(self, run_id: int, exc: PinstreamError) -> None:

@@ -159,6 +159,22 @@ def finish(store: Store, run_id: int, status: RunStatus, *, now_ms: int, detail:
         )
 
 
+def moved(store: Store, connection_id: int, run_id: int) -> tuple[int, int]:
+    """How many Pinterest took, and let go, since the run before `run_id` that went through: what broke off counts."""
+    through = select(func.max(SYNC_RUN.c.id)).where(
+        SYNC_RUN.c.connection_id == connection_id, SYNC_RUN.c.id < run_id, SYNC_RUN.c.status.in_(("done", "held"))
+    )
+    query = (
+        select(CHUNK.c.operation, func.sum(CHUNK.c.size))
+        .where(CHUNK.c.connection_id == connection_id, CHUNK.c.status == "recorded", CHUNK.c.sync_run_id <= run_id)
+        .where(CHUNK.c.sync_run_id > func.coalesce(through.scalar_subquery(), 0))
+        .group_by(CHUNK.c.operation)
+    )
+    with database.reading(store.engine) as connection:
+        sizes = {str(operation): int(size) for operation, size in connection.execute(query)}
+    return sizes.get("ADD", 0), sizes.get("REMOVE", 0)
+
+
 def runs(store: Store, connection_id: int, *, limit: int = 20) -> list[Run]:
     """The latest runs, newest first."""
     query = select(SYNC_RUN).where(SYNC_RUN.c.connection_id == connection_id).order_by(SYNC_RUN.c.id.desc())

@@ -43,6 +43,8 @@ CREATE TABLE IF NOT EXISTS audience_run{on_cluster}
     adds UInt64 COMMENT 'People to add',
     removes UInt64 COMMENT 'People to remove',
     held UInt64 COMMENT 'Removals that wait for confirmation',
+    entered UInt64 COMMENT 'People that Pinterest took since the sync before that went through',
+    left UInt64 COMMENT 'People that Pinterest let go in that time',
     fingerprint_members UInt64 COMMENT 'People in after the sync',
     fingerprint UInt64 COMMENT 'groupBitXor(sipHash64(em)) over them',
     error String COMMENT 'What went wrong; empty = nothing' CODEC(ZSTD(1))

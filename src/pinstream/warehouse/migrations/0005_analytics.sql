@@ -338,9 +338,9 @@ COMMENT 'How large each audience was at Pinterest at the end of each day'
 AS
 SELECT
     site_id, audience_id, toDate(updated_at, 'UTC') AS day, argMax(fingerprint_members, updated_at) AS members,
-    argMax(r.desired, updated_at) AS desired, sum(adds) AS entered, sum(removes) AS left, count() AS syncs
+    argMax(r.desired, updated_at) AS desired, sum(r.entered) AS entered, sum(r.left) AS left, count() AS syncs
 FROM {database}.audience_run AS r FINAL
-WHERE status = 'done'
+WHERE status IN ('done', 'held')
 GROUP BY site_id, audience_id, day;
 
 CREATE VIEW IF NOT EXISTS {analytics}.rejected_events{on_cluster}
