@@ -106,8 +106,8 @@ export function createClient(place: Place, endpoint: string, options: Options, n
   }
 
   /** A request without its beginning, which says when it is sent. */
-  const shelve = (kind: Key, events: string, envelope: object): void =>
-    keep(kind + now() + count++, `"events":[${events}],` + JSON.stringify({ site: pintrk.tagId, ...envelope }).slice(1));
+  const shelve = (key: string, events: string, envelope: object): void =>
+    keep(key, `"events":[${events}],` + JSON.stringify({ site: pintrk.tagId, ...envelope }).slice(1));
 
   /** Keys of the requests that wait, oldest first; events that waited too long are thrown away. */
   const waiting = (): string[] =>
@@ -122,12 +122,15 @@ export function createClient(place: Place, endpoint: string, options: Options, n
   /** Acts on what is now known about consent. */
   function settle(): void {
     const before = consent;
-    const yesWins = page! > 0 && consentOf(options.explicit_yes_overrides_gpc) > 0;
     const gpc = navigator.globalPrivacyControl || navigator.doNotTrack == "1";
-    if (pintrk.tagId) consent = gpc && !yesWins ? Consent.NO : page ?? adapter ?? consentOf(options.consent);
+    if (pintrk.tagId)
+      consent =
+        gpc && !(page! > 0 && consentOf(options.explicit_yes_overrides_gpc) > 0)
+          ? Consent.NO
+          : page ?? adapter ?? consentOf(options.consent);
+    if (DEBUG && pintrk.tagId) note("consent", consent, { gpc: !!gpc, page, adapter, site: options.consent });
     if (consent === before) return;
-    if (DEBUG) note("consent", consent, { gpc: !!gpc, page, adapter, site: options.consent });
-    shelf = storage = (consent && attempt(() => place.localStorage)) || {};
+    if (!before || !consent) shelf = storage = (consent && attempt(() => place.localStorage)) || {};
     if (consent > Consent.UNKNOWN) {
       const epik = clicked ?? cookie("_epik");
       if (epik) keep(Key.EPIK, epik);
@@ -135,11 +138,12 @@ export function createClient(place: Place, endpoint: string, options: Options, n
       const known = visitor();
       fresh = [];
       user = {};
+      keep(Key.VISITOR, ""); // other tabs hear it, also if there was no id
       for (const key of Object.keys(shelf)) if (/^ps_vid(?!_w)/.test(key)) drop(key);
       attempt(() => (document.cookie = Key.VISITOR + "=; Max-Age=0; Path=/"));
       if (known) {
         const event = JSON.stringify({ event: "consent_withdrawn", event_id: uuid(now()), time: now() });
-        shelve(Key.WITHDRAWAL, event, { consent: "no", visitor_id: known });
+        shelve(Key.WITHDRAWAL + known, event, { visitor_id: known, consent: "no" });
       }
     }
     setTimeout(flush); // what the page says in the same breath goes along
@@ -147,32 +151,30 @@ export function createClient(place: Place, endpoint: string, options: Options, n
 
   /** Packs fresh events into requests; the first of all makes the visitor's id. */
   function pack(): void {
-    while (fresh[0] && consent > Consent.UNKNOWN) {
+    while (consent > Consent.UNKNOWN && fresh[0]) {
       const visitor_id = visitor() ?? uuid(now());
       keep(Key.VISITOR, visitor_id);
       let events = "";
       let most = Limit.BATCH_EVENTS + 1;
       while (utf8((events = fresh.slice(0, --most).join(",\n"))).length > Limit.BATCH_BYTES);
       fresh = fresh.slice(most);
-      shelve(Key.EVENTS, events, { consent: "yes", visitor_id, epik: shelf[Key.EPIK], user });
+      shelve(Key.EVENTS + now() + count++, events, { visitor_id, consent: "yes", epik: shelf[Key.EPIK], user });
     }
   }
 
   /** Sends a request; if it is answered for good it is dropped. Gives the ms to wait before the next. */
-  async function send(key: string, leaving?: unknown): Promise<number> {
+  async function send(key: string): Promise<number> {
     const body = `{"sent_at":${now()},${shelf[key]}`;
     let pause = (1 + Math.random()) * Limit.PAUSE_MS * 2 ** Math.min(failures++, Limit.DOUBLINGS);
     flying[key] = true;
-    if (DEBUG) note("sent", body);
     try {
-      const answer = await (leaving && !("keepalive" in Request.prototype)
-        ? (navigator.sendBeacon!(endpoint, body) as never) // has no answer: what was sent stays on the shelf
-        : place.fetch(endpoint, {
-            method: "POST",
-            body,
-            credentials: place.origin === "null" ? "omit" : "include", // no answer to "null" may be read with them
-            keepalive: true,
-          }));
+      if (DEBUG) note("sent", body);
+      const answer = await place.fetch(endpoint, {
+        method: "POST",
+        body,
+        credentials: place.origin === "null" ? "omit" : "include", // no answer to "null" may be read with them
+        keepalive: true,
+      });
       const { status } = answer;
       const reason = await answer.text();
       if (DEBUG) note("answered", status, reason);
@@ -182,9 +184,9 @@ export function createClient(place: Place, endpoint: string, options: Options, n
         failures = pause = 0;
       } else pause += Math.min(+answer.headers.get("Retry-After")! * 1000 || 0, Limit.LONGEST_REST_MS);
     } catch {
-      // the browser has said why; the network may come back
+      if (DEBUG) note("answered", 0, ""); // the browser has said why; the network may come back
     }
-    flying[key] = false;
+    delete flying[key];
     return pause;
   }
 
@@ -199,13 +201,13 @@ export function createClient(place: Place, endpoint: string, options: Options, n
       busy = !!key; // until the pause is over
       if (key) setTimeout(() => ((busy = false), flush()), await send(key));
     };
-    navigator.locks?.request(Key.EVENTS, run).catch(run) ?? run();
+    navigator.locks?.request(Key.VISITOR, run).catch(run) ?? run();
   }
 
-  /** Sends all that waits at once: the page may be gone in a moment. `event`: the browser's, where it is a page. */
-  function leave(event?: unknown): void {
+  /** Sends all that waits at once: the page may be gone in a moment. */
+  function leave(): void {
     pack();
-    for (const key of waiting()) if (!flying[key]) void send(key, event).then((pause) => setTimeout(flush, pause));
+    for (const key of waiting()) if (!flying[key]) void send(key).then((pause) => setTimeout(flush, pause));
   }
 
   const commands: Record<string, ((...args: any[]) => unknown) | undefined> = {
@@ -226,7 +228,7 @@ export function createClient(place: Place, endpoint: string, options: Options, n
         if (raw !== undefined) {
           const mine = user; // after a withdrawal another is in its place
           hashed = Promise.all([identifier(key, raw), hashed]).then(
-            ([value]) => (mine[key] = value ? [value] : undefined),
+            ([value]) => (mine[key] = value ? [value] : DEBUG && raw ? (note("refused", key) as undefined) : undefined),
             log,
           );
         }
@@ -253,16 +255,16 @@ export function createClient(place: Place, endpoint: string, options: Options, n
           ? "no consent"
           : utf8(event).length > Limit.BATCH_BYTES ||
               all.length > Limit.KEPT_CHARS ||
-              all.split("\n").length >= (consent > Consent.UNKNOWN ? Limit.KEPT_EVENTS : Limit.UNASKED_EVENTS)
+              all.split("\n").length >= (consent ? Limit.KEPT_EVENTS : Limit.UNASKED_EVENTS)
             ? "too much"
             : undefined;
       if (DEBUG) note(reason ? "dropped" : "queued", event, reason);
-      if (reason) log(reason);
-      else {
+      if (DEBUG && !pintrk.tagId) note("unloaded");
+      if (!reason) {
         fresh.push(event);
         setTimeout(flush, URGENT.test(name) || fresh.length >= Limit.BATCH_EVENTS ? 0 : Limit.FLUSH_MS);
-      }
-      callback?.(!reason, reason);
+      } else if (consent >= Consent.UNKNOWN) log(reason); // a no is no fault
+      attempt(() => callback?.(!reason, reason), log);
       return id;
     },
 
@@ -284,6 +286,7 @@ export function createClient(place: Place, endpoint: string, options: Options, n
   place.addEventListener("storage", ({ key, newValue }) => {
     if (key === Key.VISITOR && !newValue) commands.setconsent!("no"); // a no in another tab, which tells the collector
   });
-  place.addEventListener("visibilitychange", leave);
+  place.addEventListener("pagehide", leave);
+  place.addEventListener("visibilitychange", () => document.hidden && leave());
   return pintrk;
 }

@@ -5,12 +5,11 @@ export interface Place {
   /** "null" where the document has none. */
   readonly origin?: string;
   readonly location: { readonly href: string };
-  readonly document: { cookie: string; readonly referrer: string };
+  readonly document: { cookie: string; readonly referrer: string; readonly hidden?: boolean };
   readonly navigator: {
     readonly globalPrivacyControl?: boolean;
     readonly doNotTrack?: string | null;
     readonly locks?: { request(name: string, run: () => Promise<void>): Promise<unknown> };
-    sendBeacon?(url: string, body: string): boolean;
   };
   /** What outlives the page, by key. May throw when it is looked at. */
   readonly localStorage?: Record<string, string>;

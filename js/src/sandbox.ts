@@ -63,7 +63,7 @@ export function createClient(around: Surroundings): Pintrk & { flush(): void } {
         return Reflect.deleteProperty(target, key);
       },
     }),
-    addEventListener: (type, leave) => type === "visibilitychange" && (flush = leave as () => void),
+    addEventListener: (type, leave) => type === "pagehide" && (flush = leave as () => void),
   };
   const client = create(place, endpoint, { ...around }, now);
   return Object.assign(client, { flush: () => flush() });

@@ -32,6 +32,10 @@ export function sentence([what, ...details]: Said): string | undefined {
       return `queued ${named(details[0])}`;
     case "dropped":
       return `dropped ${named(details[0])}: ${details[1]}`;
+    case "unloaded":
+      return 'no site yet: pintrk("load", ...) was not called, and no data-site is on the script; events wait in memory';
+    case "refused":
+      return `${details[0]} is left out: it is empty, or not what its name says (a phone number needs +COUNTRY)`;
     case "sent": {
       const { site, visitor_id, events } = JSON.parse(String(details[0])) as Record<string, string> & { events: object[] };
       return `sent for site ${site}, visitor ${visitor_id}: ${events.map(shown).join(", ")}`;
@@ -66,6 +70,11 @@ const shown = (event: object): string => {
 const named = (json: unknown): string => shown(JSON.parse(String(json)) as object);
 
 function answered(status: number, text: string): string {
+  if (!status)
+    return (
+      "no answer, and it is sent again: the network or the collector is away, or this page's origin is not on the " +
+      "site's list (pinstream sites list)"
+    );
   if (status === 204) return "the collector answered 204: all of it is stored";
   const again = status === 429 || status >= 500 || text.includes('"log_') ? ", and it is sent again later" : "";
   return `the collector answered ${status}${again}: ${reasons(text).join("; ")}`;

@@ -91,7 +91,7 @@ test("nothing is stored or sent while consent is unknown, all of it afterwards",
   await pass(60_000);
   shop.leave();
   await pass(0);
-  assert.deepEqual([shop.requests, shop.beacons, shop.stored], [[], [], {}]);
+  assert.deepEqual([shop.requests, shop.stored], [[], {}]);
   pintrk("setconsent", true);
   await pass(0);
   assert.deepEqual(shop.names, ["init", "checkout"]);
@@ -112,6 +112,15 @@ test(`${Limit.UNASKED_EVENTS} events wait for consent, the next one is told no`,
   pintrk("setconsent", true);
   for (let batch = 0; batch < Limit.UNASKED_EVENTS / Limit.BATCH_EVENTS; batch++) await pass(0);
   assert.equal(shop.names.length, Limit.UNASKED_EVENTS);
+});
+
+test("a no is no fault: nothing stands on the console, the callback says why", async () => {
+  const shop = new Shop();
+  const pintrk = shop.started();
+  pintrk("setconsent", false);
+  const told: unknown[] = [];
+  pintrk("track", "lead", {}, (...said) => told.push(...said));
+  assert.deepEqual([told, shop.logged], [[false, "no consent"], []]);
 });
 
 test("a no forgets what waited", async () => {

@@ -153,3 +153,69 @@ test("pages without TLS, where nothing is hashed, send no identifier", async () 
     Object.defineProperty(crypto, "subtle", { value: subtle, configurable: true });
   }
 });
+
+test("a no where nothing can be stored is told too", async () => {
+  const shop = new Shop();
+  Object.defineProperty(shop, "stored", {
+    get: () => {
+      throw new DOMException("closed", "SecurityError");
+    },
+  });
+  const pintrk = shop.started();
+  pintrk("track", "lead");
+  await pass(0);
+  pintrk("setconsent", false);
+  await pass(0);
+  assert.deepEqual(shop.names, ["lead", "consent_withdrawn"]);
+  assert.equal(shop.bodies[0]?.visitor_id, shop.bodies[1]?.visitor_id);
+});
+
+test("withdrawals of one visitor are one, however many pages say no before it is answered", async () => {
+  const first = new Shop();
+  first.cookies.ps_vid = "0b5c0000-0000-4000-8000-00000000000c";
+  for (let page = 0; page < 3; page++) {
+    const shop = new Shop();
+    shop.stored = first.stored;
+    shop.answers = ["never"];
+    Object.assign(shop.cookies, first.cookies); // with a Domain scripts cannot take it
+    shop.started()("setconsent", false);
+    await pass(0);
+  }
+  assert.equal(Object.keys(first.stored).length, 1);
+});
+
+test("a no is heard in another tab before anything was sent", async () => {
+  const [one, other] = [new Shop(), new Shop()];
+  const told: unknown[] = [];
+  other.stored = new Proxy(one.stored, {
+    set: (kept, key, value: string) => {
+      told.push([key, value]);
+      return Reflect.set(kept, key, value);
+    },
+  });
+  const [here, there] = [one.started(), other.started()];
+  there("setconsent", false);
+  for (const [key, newValue] of told as [string, string][]) one.fire("storage", { key, newValue });
+  here("track", "lead");
+  await pass(2000);
+  assert.deepEqual([one.names, other.names, one.stored], [[], [], {}]);
+});
+
+test("what another program wrote on the shelf does not stop the rest", async () => {
+  const shop = new Shop();
+  shop.stored.ps_vid_q9999999999999 = "garbage";
+  shop.started()("track", "lead");
+  await pass(0);
+  await pass(0);
+  assert.ok(shop.requests.some(({ body }) => String(body).includes('"lead"')));
+  assert.deepEqual(shop.kept, []);
+});
+
+test("a callback that throws takes nobody's id away", () => {
+  const shop = new Shop();
+  const id = shop.started()("track", "lead", {}, () => {
+    throw new Error("the page's");
+  });
+  assert.match(id, /^[\da-f-]{36}$/);
+  assert.equal(shop.logged.length, 1);
+});

@@ -37,12 +37,11 @@ export class Shop {
   /** Of the origin: another Shop that has the same is another tab, or a later visit. */
   stored: Record<string, string> = {};
   referrer = "";
+  hidden = false;
   gpc = false;
   dnt: string | null = null;
   /** What was posted, and how. */
   readonly requests: RequestInit[] = [];
-  /** What went out by sendBeacon. */
-  readonly beacons: string[] = [];
   /** What stood on the console. */
   readonly logged: unknown[][] = [];
   /** The collector's next answers; "network" = none comes, "never" = it is waited for; or the answer itself. When used up: 204. */
@@ -64,6 +63,9 @@ export class Shop {
         get referrer() {
           return shop.referrer;
         },
+        get hidden() {
+          return shop.hidden;
+        },
         get cookie() {
           return Object.entries(shop.cookies)
             .map(([name, value]) => `${name}=${value}`)
@@ -83,7 +85,6 @@ export class Shop {
           return shop.dnt;
         },
         ...(this.locks && { locks: this.locks }),
-        sendBeacon: (_, body) => this.beacons.push(body) > 0,
       },
       get localStorage() {
         return shop.stored;
@@ -112,7 +113,7 @@ export class Shop {
 
   /** The page is hidden or left. */
   leave(): void {
-    this.fire("visibilitychange", {});
+    this.fire("pagehide");
   }
 
   get bodies(): Body[] {

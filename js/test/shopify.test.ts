@@ -62,6 +62,9 @@ class Sandbox extends Frame {
         localStorage: {
           getItem: async (key: string) => this.stored[key] ?? null,
           setItem: async (key: string, value: string) => void (this.stored[key] = value),
+          removeItem: async (key: string) => void delete this.stored[key],
+          key: async (n: number) => Object.keys(this.stored)[n] ?? null,
+          length: async () => Object.keys(this.stored).length,
         },
       },
       ...globals,
@@ -184,7 +187,8 @@ test("nothing is sent or stored before the visitor agreed; then all of it", asyn
   assert.deepEqual([sandbox.posted, sandbox.stored], [[], {}]);
   await sandbox.publish("visitorConsentCollected", { customerPrivacy: ALLOWED });
   assert.deepEqual(sandbox.events().map(({ event_id }) => event_id), ["1"]);
-  assert.equal((JSON.parse(sandbox.stored.ps_pixel ?? "{}") as { ps_vid: string }).ps_vid, sandbox.posted[0]?.body.visitor_id);
+  assert.equal(sandbox.stored.ps_vid, sandbox.posted[0]?.body.visitor_id);
+  assert.deepEqual(Object.keys(sandbox.stored), ["ps_vid_epik", "ps_vid"]); // what was answered is gone
 });
 
 test("a visitor who declines is sent nothing about", async () => {

@@ -236,6 +236,16 @@ async def test_a_visitor_known_by_the_body_withdraws_too(tmp_path: Path) -> None
     assert (stored["event"], stored["visitor_id"]) == ("consent_withdrawn", visitor_hash(1, f"v:{VISITOR}"))
 
 
+async def test_a_late_no_of_another_visitor_leaves_the_cookie_alone(tmp_path: Path) -> None:
+    other = VISITOR[:-1] + "1"
+    sent = {"site": SITE.tag_id, "consent": "no", "visitor_id": other, "event": "consent_withdrawn"}
+    async with running(tmp_path) as edge, client(edge) as http:
+        response = await http.post("/p/i", json=sent, headers={"cookie": f"ps_vid={VISITOR}"})
+        assert response.status_code == 204 and "set-cookie" not in response.headers
+        [stored] = await edge.stored(EVENTS)
+    assert stored["visitor_id"] == visitor_hash(1, f"v:{other}")
+
+
 async def test_without_visitor_a_no_leaves_nothing(tmp_path: Path) -> None:
     async with running(tmp_path) as edge, client(edge) as http:
         response = await http.post("/p/i", json=PAGE | {"consent": "no", "visitor_id": None})

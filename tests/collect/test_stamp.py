@@ -290,6 +290,14 @@ def test_the_cookie_wins_over_the_body() -> None:
     assert event(raw, envelope(visitor_id=OTHER), context(visitor_cookie="x")).visitor_id == visitor_number(OTHER)
 
 
+def test_a_no_that_waited_is_that_of_the_visitor_it_names() -> None:
+    late = envelope(consent="no", visitor_id=OTHER)
+    who = stamp.sender(late, context(visitor_cookie=VISITOR))
+    assert who.visitor_id == visitor_number(OTHER)
+    nameless = stamp.sender(envelope(consent="no", visitor_id=""), context(visitor_cookie=VISITOR))
+    assert nameless.visitor_id == visitor_number(VISITOR)
+
+
 def test_without_visitor_the_click_id_of_the_url_is_the_last_resort() -> None:
     raw = RawEvent(event="x", url="https://shop.de/?a=1&epik=dj0%2By")
     assert event(raw).visitor_id == identity.visitor_hash(7, "k:dj0+y")

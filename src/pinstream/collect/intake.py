@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from pinstream.collect import stamp
 from pinstream.collect.stamp import Context, Dropped, Random
+from pinstream.collect.values import is_uuid
 from pinstream.collect.wire import Wire
 from pinstream.errors import Refused
 from pinstream.event import CONSENT_WITHDRAWN, EVENTS, canonical_name
@@ -89,7 +90,10 @@ def take(wire: Wire, context: Context, random: Random) -> Intake:
     implied = stamp.withdrawal(who, context, "", context.now_ms, random) if withdrew else None
     if implied:
         records.append(Record(EVENTS, implied.visitor_id, implied.value))
-    cookie = "" if withdrawn else (who.visitor or None) if records else None
+    cookie = (who.visitor or None) if records else None
+    if withdrawn:
+        other = context.visitor_cookie.lower() != who.visitor and is_uuid(context.visitor_cookie.lower())
+        cookie = None if other else ""  # a late no is not the cookie's
     return Intake(outcomes, records, cookie, implied is not None)
 
 

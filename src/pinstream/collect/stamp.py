@@ -101,7 +101,7 @@ class Sender(Struct, frozen=True, kw_only=True):
 
     decision: Decision
     visitor: str
-    """The tag's UUID, of the cookie or else of the body; may be empty."""
+    """The tag's UUID, of the cookie or else of the body, and of a no the other way round; may be empty."""
     person: Person
     fault: Refused | None
     """Why the identifiers are refused, if they are."""
@@ -133,7 +133,8 @@ def sender(envelope: Envelope, context: Context) -> Sender:
     except Refused as exc:
         fault = exc
     visitor, cookie = envelope.visitor_id, context.visitor_cookie
-    if cookie and cookie != visitor and is_uuid(cookie.lower()):
+    late = envelope.consent == "no" and visitor  # a no that waited is that of its time; the cookie may be a new one's
+    if cookie and cookie != visitor and not late and is_uuid(cookie.lower()):
         visitor = cookie.lower()
     decision = decide(site, opted_out=context.opted_out, said=envelope.consent)
     dropped = "bot" if context.bot else "" if decision.consent == "yes" else _policy(decision)

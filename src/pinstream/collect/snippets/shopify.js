@@ -58,26 +58,33 @@ const EVENTS = {
   },
 };
 
-/** The sandbox has no page: what the tag needs of one is read first, and kept under one key. */
+/** What the shop's pages keep for the tag, and for this pixel, which is one. */
+async function keptBefore(storage) {
+  const names = await Promise.all(Array.from({ length: await storage.length() }, (_, n) => storage.key(n)));
+  const ours = names.filter((name) => /^ps_vid/.test(name));
+  return Object.fromEntries(await Promise.all(ours.map(async (name) => [name, await storage.getItem(name)])));
+}
+
+/** The sandbox has no page: what the tag needs of one is read first. */
 async function start() {
   const { cookie, localStorage } = browser;
-  const [visitor, epik, mine, theirs] = await Promise.all([
+  let [visitor, epik, kept] = await Promise.all([
     cookie.get("ps_vid"),
     cookie.get("_epik"),
-    localStorage.getItem("ps_pixel"),
-    localStorage.getItem("ps_vid"), // of the tag on the shop's pages
+    keptBefore(localStorage),
   ]);
-  const kept = { ...JSON.parse(mine || "{}") };
-  if (theirs && !kept.ps_vid) kept.ps_vid = theirs;
   const pintrk = pinstream.createClient({
     endpoint: "{{endpoint}}",
     url: () => context.document.location.href,
     referrer: () => context.document.referrer,
     cookie: () => `ps_vid=${visitor || ""}; _epik=${epik || ""}`,
-    setCookie: (text) => void cookie.set(text),
+    setCookie: (text) => {
+      visitor = ""; // the tag sets it to forget it
+      void cookie.set(text);
+    },
     optedOut: () => navigator.globalPrivacyControl === true || navigator.doNotTrack === "1",
     kept,
-    keep: () => queueMicrotask(() => localStorage.setItem("ps_pixel", JSON.stringify(kept))),{{said}}
+    keep: (key, value) => void (value ? localStorage.setItem(key, value) : localStorage.removeItem(key)),{{said}}
   });
   if (allowed(init.customerPrivacy)) pintrk("setconsent", true, "adapter"); // else nobody may have asked yet
   pintrk("load", "{{site}}");
