@@ -42,7 +42,7 @@ const enum Key {
   EPIK = "ps_vid_epik",
   /** Of requests with events; a time and more follows. */
   EVENTS = "ps_vid_q",
-  /** The same, of a withdrawal. It outlives the no that made it. */
+  /** Of a withdrawal, which outlives the no that made it; the visitor's id follows. */
   WITHDRAWAL = "ps_vid_w",
 }
 
@@ -57,7 +57,7 @@ const enum Consent {
 
 type Data = Record<string, unknown>;
 
-/** What is meant by a value for consent; "un..." is undefined and unknown. */
+/** What is meant by a value for consent. What begins with "un" is unknown, as undefined is. */
 const consentOf = (value: unknown): Consent =>
   /^(true|1|yes)$/.test(value as string) ? Consent.YES : /^un/.test(value as string) ? Consent.UNKNOWN : Consent.NO;
 
