@@ -162,8 +162,8 @@ export function createClient(place: Place, endpoint: string, options: Options, n
     }
   }
 
-  /** Sends a request; if it is answered for good it is dropped. Gives the ms to wait before the next. */
-  async function send(key: string): Promise<number> {
+  /** Sends a request. What is answered for good is dropped, all else is *flying* until its pause is over. */
+  async function send(key: string): Promise<void> {
     const body = `{"sent_at":${now()},${shelf[key]}`;
     let pause = (1 + Math.random()) * Limit.PAUSE_MS * 2 ** Math.min(failures++, Limit.DOUBLINGS);
     flying[key] = true;
@@ -184,10 +184,13 @@ export function createClient(place: Place, endpoint: string, options: Options, n
         failures = pause = 0;
       } else pause += Math.min(+answer.headers.get("Retry-After")! * 1000 || 0, Limit.LONGEST_REST_MS);
     } catch {
-      if (DEBUG) note("answered", 0, ""); // the browser has said why; the network may come back
+      if (DEBUG) note("answered", 0, ""); // the browser has said why, or says this of every request of a page that is left
     }
-    delete flying[key];
-    return pause;
+    setTimeout(() => {
+      delete flying[key];
+      busy = false;
+      flush();
+    }, pause);
   }
 
   /** Sends what waits, one request at a time and one tab at a time. No tab waits for the pauses of another. */
@@ -199,7 +202,7 @@ export function createClient(place: Place, endpoint: string, options: Options, n
       pack();
       const key = waiting().find((key) => !flying[key]);
       busy = !!key; // until the pause is over
-      if (key) setTimeout(() => ((busy = false), flush()), await send(key));
+      if (key) await send(key);
     };
     navigator.locks?.request(Key.VISITOR, run).catch(run) ?? run();
   }
@@ -207,7 +210,7 @@ export function createClient(place: Place, endpoint: string, options: Options, n
   /** Sends all that waits at once: the page may be gone in a moment. */
   function leave(): void {
     pack();
-    for (const key of waiting()) if (!flying[key]) void send(key).then((pause) => setTimeout(flush, pause));
+    for (const key of waiting()) if (!flying[key]) void send(key);
   }
 
   const commands: Record<string, ((...args: any[]) => unknown) | undefined> = {
