@@ -76,8 +76,8 @@ export function createClient(place: Place, endpoint: string, options: Options, n
   let adapter: Consent | undefined;
   let consent: Consent = Consent.UNKNOWN;
   let fresh: string[] = [];
-  let storage: Record<string, string> = {};
-  let shelf = storage;
+  let storage: Record<string, string> | undefined;
+  let shelf: Record<string, string> = {};
   let user: Partial<Record<Identifier, string[] | undefined>> = {};
   let hashed: Promise<unknown> | undefined;
   let count = 1e9 * (1 + Math.random());
@@ -102,22 +102,27 @@ export function createClient(place: Place, endpoint: string, options: Options, n
 
   function drop(key: string): void {
     delete shelf[key];
-    delete storage[key]; // where it is full they are two
+    delete storage![key]; // where it is full they are two
   }
 
   /** A request without its beginning, which says when it is sent. */
   const shelve = (key: string, events: string, envelope: object): void =>
     keep(key, `"events":[${events}],` + JSON.stringify({ site: pintrk.tagId, ...envelope }).slice(1));
 
-  /** Keys of the requests that wait, oldest first; events that waited too long are thrown away. */
+  /** Keys of the requests that may be sent, oldest first; events that waited too long are thrown away. */
   const waiting = (): string[] =>
     Object.keys(shelf)
-      .filter((key) => /^ps_vid_[qw]/.test(key) && (key > Key.EVENTS + (now() - Limit.KEPT_MS) || drop(key)))
+      .filter((key) => consent && /^ps_vid_[qw]/.test(key) && (key > Key.EVENTS + (now() - Limit.KEPT_MS) || drop(key)))
       .sort();
 
   /** The server refuses what is no UUID, and every event beside it. */
   const visitor = (): string | undefined =>
     [cookie(Key.VISITOR), shelf[Key.VISITOR]].find((id) => /^[\da-f-]{36}$/.test(id!));
+
+  /** Late, as browsers read a storage from the disk when it is first looked at. */
+  function open(): void {
+    if (!storage) shelf = storage = attempt(() => place.localStorage) ?? {};
+  }
 
   /** Acts on what is now known about consent. */
   function settle(): void {
@@ -130,11 +135,8 @@ export function createClient(place: Place, endpoint: string, options: Options, n
           : page ?? adapter ?? consentOf(options.consent);
     if (DEBUG && pintrk.tagId) note("consent", consent, { gpc: !!gpc, page, adapter, site: options.consent });
     if (consent === before) return;
-    if (!before || !consent) shelf = storage = (consent && attempt(() => place.localStorage)) || {};
-    if (consent > Consent.UNKNOWN) {
-      const epik = clicked ?? cookie("_epik");
-      if (epik) keep(Key.EPIK, epik);
-    } else if (consent) {
+    if (consent < Consent.UNKNOWN) {
+      open();
       const known = visitor();
       fresh = [];
       user = {};
@@ -151,14 +153,18 @@ export function createClient(place: Place, endpoint: string, options: Options, n
 
   /** Packs fresh events into requests; the first of all makes the visitor's id. */
   function pack(): void {
-    while (consent > Consent.UNKNOWN && fresh[0]) {
+    if (consent <= Consent.UNKNOWN) return;
+    open();
+    while (fresh[0]) {
       const visitor_id = visitor() ?? uuid(now());
       keep(Key.VISITOR, visitor_id);
+      const epik = clicked ?? cookie("_epik") ?? shelf[Key.EPIK];
+      if (epik) keep(Key.EPIK, epik);
       let events = "";
       let most = Limit.BATCH_EVENTS + 1;
       while (utf8((events = fresh.slice(0, --most).join(",\n"))).length > Limit.BATCH_BYTES);
       fresh = fresh.slice(most);
-      shelve(Key.EVENTS + now() + count++, events, { visitor_id, consent: "yes", epik: shelf[Key.EPIK], user });
+      shelve(Key.EVENTS + now() + count++, events, { visitor_id, consent: "yes", epik, user });
     }
   }
 

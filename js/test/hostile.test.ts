@@ -219,3 +219,32 @@ test("a callback that throws takes nobody's id away", () => {
   assert.match(id, /^[\da-f-]{36}$/);
   assert.equal(shop.logged.length, 1);
 });
+
+test("a request that failed is not sent again before its pause is over, whatever else is sent", async () => {
+  const shop = new Shop();
+  shop.answers = [{ status: 429, retryAfter: "60" }];
+  const pintrk = shop.started();
+  pintrk("track", "lead");
+  await pass(0);
+  for (let n = 0; n < 3; n++) shop.leave();
+  assert.equal(shop.requests.length, 1);
+  pintrk("track", "other");
+  shop.leave();
+  assert.deepEqual(shop.names, ["lead", "other"]);
+  await pass(61_000);
+  assert.deepEqual(shop.names, ["lead", "other", "lead"]);
+});
+
+test("before a yes, and at the yes itself, the storage is not even looked at", async () => {
+  const shop = new Shop();
+  let looks = 0;
+  const kept = shop.stored;
+  Object.defineProperty(shop, "stored", { get: () => (looks++, kept) });
+  const pintrk = shop.tag();
+  pintrk("load", "shop");
+  pintrk("track", "page");
+  pintrk("setconsent", true);
+  assert.equal(looks, 0);
+  await pass(1000);
+  assert.equal(looks, 1);
+});
