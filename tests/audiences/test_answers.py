@@ -1,8 +1,12 @@
-"""Every template at both levels, worked out a second time: by DuckDB, over the raw events, in SQL of its own."""
+"""Every template at both levels, worked out a second time: by DuckDB, over the raw events, in SQL of its own.
+
+`PINSTREAM_CUSTOMERS=50000 pytest tests/audiences/test_answers.py` does it with about a million events.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +24,7 @@ from tests.audiences.shop import ACTIONS, MONEY, shop
 
 pytestmark = pytest.mark.slow
 
-CUSTOMERS = 1500
+CUSTOMERS = int(os.environ.get("PINSTREAM_CUSTOMERS", "1500"))
 
 _VIEWS = f"""
 CREATE TABLE ev AS SELECT event, event_id, time // 1000 AS t, received_ms, time AS time_ms, visitor_id AS visitor,
