@@ -54,7 +54,7 @@ WHERE LAST(30) GROUP BY who""",
 SELECT who FROM ev WHERE SEEN GROUP BY who
 HAVING min(event_time) >= toDateTime({now:UInt32} - 30 * 86400) AND min(event_time) < toDateTime({now:UInt32})""",
     "engaged": """
-SELECT DISTINCT who FROM (SELECT who FROM pin WHERE LAST(30)
+SELECT DISTINCT who FROM (SELECT who FROM pin WHERE LAST(30) AND who IN (SELECT who FROM ev WHERE consent = 'yes')
   UNION ALL SELECT who FROM ev WHERE is_landing AND SEEN AND LAST(30))""",
     "actalike_seed": """
 SELECT who FROM (SELECT who, order_id, max(value) AS value, min(event_time) AS event_time FROM ev WHERE ORDERED
