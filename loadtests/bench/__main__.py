@@ -95,60 +95,53 @@ def _command(commands: Commands, name: str, run: Callable[..., int], says: str) 
 def _collect(options: argparse.Namespace, command: str) -> int:
     wanted = collect.Options(options.seconds, options.rounds, options.only, dict(options.settings))
     outcome = collect.run(wanted)
-    shown = collect.shown(outcome)
-    print(shown, file=sys.stderr)
-    if options.write:
-        collect.write(f"{collect.circumstances(command)}\n\n{shown}", "collect")
-    return _end(options, outcome.result, outcome.faults)
+    return _end(options, command, "collect", collect.shown(outcome), outcome.result, outcome.faults)
 
 
 def _overload(options: argparse.Namespace, command: str) -> int:
     outcome = overload.run(options.seconds, dict(options.settings))
-    shown = overload.shown(outcome)
-    print(shown, file=sys.stderr)
-    if options.write:
-        collect.write(f"{collect.circumstances(command)}\n\n{shown}", "overload")
-    return _end(options, outcome.result, outcome.faults)
+    return _end(options, command, "overload", overload.shown(outcome), outcome.result, outcome.faults)
 
 
 def _profile(options: argparse.Namespace, command: str) -> int:
     found = profile.run(options.seconds, dict(options.settings))
-    shown = profile.shown(found)
-    print(shown, file=sys.stderr)
-    if options.write:
-        collect.write(f"{collect.circumstances(command)}\n\n{shown}", "profile")
-    return _end(options, {"functions": [asdict(each) for each in found[: profile.ROWS]]}, [])
+    return _end(
+        options,
+        command,
+        "profile",
+        profile.shown(found),
+        {"functions": [asdict(each) for each in found[: profile.ROWS]]},
+    )
 
 
 def _load(options: argparse.Namespace, command: str) -> int:
     outcome = load.run(load.Options(options.events, options.rounds, options.log, dict(options.settings)))
-    shown = load.shown(outcome)
-    print(shown, file=sys.stderr)
-    if options.write:
-        collect.write(f"{collect.circumstances(command)}\n\n{shown}", "load")
-    return _end(options, outcome.result, [])
+    return _end(options, command, "load", load.shown(outcome), outcome.result)
 
 
 def _segments(options: argparse.Namespace, command: str) -> int:
     outcome = segments.run(segments.Options(options.events, options.rounds))
-    shown = segments.shown(outcome)
-    print(shown, file=sys.stderr)
-    if options.write:
-        collect.write(f"{collect.circumstances(command)}\n\n{shown}", "segments")
-    return _end(options, outcome.result, [])
+    return _end(options, command, "segments", segments.shown(outcome), outcome.result)
 
 
 def _tag(options: argparse.Namespace, command: str) -> int:
     wanted = tag.Options(options.leaves, options.peer_leaves, options.peers, dict(options.settings))
     found = tag.run(wanted)
-    shown = tag.shown(found)
+    return _end(options, command, "tag", tag.shown(found), tag.result(found))
+
+
+def _end(
+    options: argparse.Namespace,
+    command: str,
+    table: str,
+    shown: str,
+    result: dict[str, Any],
+    faults: Sequence[str] = (),
+) -> int:
+    """Show what was found, put it where it was asked for, and give the exit code."""
     print(shown, file=sys.stderr)
     if options.write:
-        collect.write(f"{collect.circumstances(command)}\n\n{shown}", "tag")
-    return _end(options, tag.result(found), [])
-
-
-def _end(options: argparse.Namespace, result: dict[str, Any], faults: Sequence[str]) -> int:
+        collect.write(f"{collect.circumstances(command)}\n\n{shown}", table)
     for fault in faults:
         print(f"scripts/bench: {fault}", file=sys.stderr)
     if options.json:

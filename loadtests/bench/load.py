@@ -8,21 +8,17 @@ positions.
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 import statistics
 import sys
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from pydantic import SecretStr
-
-from loadtests.bench import broker, report
+from loadtests.bench import broker, embedded, report
 from loadtests.bench.collect import progress, workplace
 from loadtests.bench.parts import Fault
 from loadtests.bench.processes import cores, free_port, running
@@ -35,10 +31,8 @@ from pinstream.settings import Log as LogSettings
 from pinstream.settings import Warehouse as WarehouseSettings
 from pinstream.warehouse import schema
 from pinstream.warehouse.client import Warehouse
-from pinstream.warehouse.migrate import migrate
 
 BIN: Final = Path(sys.executable).parent
-PASSWORD: Final = "bench"
 LOOK_S: Final = 0.1
 REST_S: Final = 20.0
 STALL_S: Final = 60.0
@@ -106,31 +100,11 @@ def run(options: Options) -> Outcome:
     Raises:
         Fault: something does not start, or rows are missing or doubled at the end of a run.
     """
-    with workplace() as home, _warehouse(home) as settings:
+    with workplace() as home, embedded.started(home) as settings:
         if options.log == "journal":
             return asyncio.run(_rounds(options, home, settings, ""))
         with broker.kafka(home / "kafka", broker.CURRENT, cores()) as bootstrap:
             return asyncio.run(_rounds(options, home, settings, bootstrap))
-
-
-@contextmanager
-def _warehouse(home: Path) -> Iterator[WarehouseSettings]:
-    """An embedded warehouse, as `pinstream up` starts it."""
-    port = free_port()
-    settings = WarehouseSettings(url=f"http://127.0.0.1:{port}", password=SecretStr(PASSWORD))
-    env = _environment(home, settings)
-    with running([str(BIN / "pinstream"), "warehouse"], core=None, port=port, log=home / "warehouse.log", env=env):
-        yield settings
-
-
-def _environment(home: Path, warehouse: WarehouseSettings) -> dict[str, str]:
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("PINSTREAM_")}
-    return clean | {
-        "PINSTREAM_DATA_DIR": str(home / "data"),
-        "PINSTREAM_WAREHOUSE__URL": warehouse.url,
-        "PINSTREAM_WAREHOUSE__PASSWORD": PASSWORD,
-        "PINSTREAM_WAREHOUSE__DATABASE": warehouse.database,
-    }
 
 
 async def _rounds(options: Options, home: Path, settings: WarehouseSettings, bootstrap: str) -> Outcome:
@@ -140,8 +114,8 @@ async def _rounds(options: Options, home: Path, settings: WarehouseSettings, boo
     env |= {"PINSTREAM_LOG__KIND": options.log, "PINSTREAM_LOG__KAFKA_BOOTSTRAP": bootstrap}
     chosen = LogSettings(kind="kafka", kafka_bootstrap=bootstrap or "unused", kafka_create_topics=True)
     log: Log = KafkaLog(chosen) if bootstrap else JournalLog(home / "data" / "journal", LogSettings())
-    async with _database(settings, "direct") as direct, _database(settings, "load") as loaded:
-        env |= _environment(home, loaded.settings)
+    async with embedded.database(settings, "direct") as direct, embedded.database(settings, "load") as loaded:
+        env |= embedded.environment(home, loaded.settings)
         for number in range(options.rounds):
             events = list(make(options.events, seed=number, now_ms=time.time_ns() // 1_000_000))
             size = sum(len(each.value) for each in events) // len(events)
@@ -161,17 +135,6 @@ async def _rounds(options: Options, home: Path, settings: WarehouseSettings, boo
                 f"{one.direct_rows_per_s:,.0f} rows/s  ratio {one.ratio:.3f}  loader {one.rss_mb:.0f} MB"
             )
     return Outcome(rounds, size, block_rows)
-
-
-@asynccontextmanager
-async def _database(settings: WarehouseSettings, name: str) -> AsyncIterator[Warehouse]:
-    own = settings.model_copy(update={"database": name})
-    warehouse = Warehouse.open(own, password=PASSWORD)
-    try:
-        await migrate(warehouse, own)
-        yield warehouse
-    finally:
-        await warehouse.aclose()
 
 
 async def _at_rest(warehouse: Warehouse) -> None:

@@ -9,35 +9,26 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import statistics
-import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
-from pydantic import SecretStr
-
-from loadtests.bench import raw_rules, report
+from loadtests.bench import embedded, raw_rules, report
 from loadtests.bench.collect import progress, workplace
 from loadtests.bench.parts import Fault
-from loadtests.bench.processes import free_port, running
 from pinstream.audiences import compile, membership, templates
 from pinstream.audiences.compile import Level, Money, Query
 from pinstream.audiences.membership import Target
 from pinstream.audiences.rule import Rule
 from pinstream.settings import Warehouse as Settings
 from pinstream.warehouse.client import Warehouse
-from pinstream.warehouse.migrate import migrate
 
 SITE: Final = 1
 DAYS: Final = 365
 BLOCK: Final = 100_000
 EVENTS_A_VISITOR: Final = 10
-PASSWORD: Final = "bench"
 CHUNK: Final = 1900
 GOALS: Final = (("one_pass", 0.2, 0.25), ("person_one_pass", 0.2, 0.25), ("diff", 0.1, 0.25))
 """What, its goal and its stop line, as a share of the other way's time."""
@@ -137,21 +128,12 @@ def run(options: Options) -> Outcome:
     Raises:
         Fault: the warehouse does not start, or two ways of asking give two answers.
     """
-    with workplace() as home:
-        port = free_port()
-        settings = Settings(url=f"http://127.0.0.1:{port}", password=SecretStr(PASSWORD))
-        env = {name: value for name, value in os.environ.items() if not name.startswith("PINSTREAM_")} | {
-            "PINSTREAM_DATA_DIR": str(home / "data"),
-            "PINSTREAM_WAREHOUSE__URL": settings.url,
-            "PINSTREAM_WAREHOUSE__PASSWORD": PASSWORD,
-        }
-        command = [sys.executable, "-m", "pinstream", "warehouse"]
-        with running(command, core=None, port=port, log=home / "warehouse.log", env=env):
-            return asyncio.run(_measured(settings, options, home))
+    with workplace() as home, embedded.started(home) as settings:
+        return asyncio.run(_measured(settings, options))
 
 
-async def _measured(settings: Settings, options: Options, home: Path) -> Outcome:
-    async with _opened(settings) as warehouse:
+async def _measured(settings: Settings, options: Options) -> Outcome:
+    async with embedded.database(settings) as warehouse:
         shop = _Shop(warehouse, options.events, time.time_ns() // 1_000_000)
         await shop.fill()
         times: dict[str, list[float]] = {}
@@ -165,16 +147,6 @@ async def _measured(settings: Settings, options: Options, home: Path) -> Outcome
 
 def _last(times: Mapping[str, list[float]]) -> dict[str, float]:
     return {name: round(found[-1]) for name, found in times.items() if ":" not in name}
-
-
-@asynccontextmanager
-async def _opened(settings: Settings) -> AsyncIterator[Warehouse]:
-    warehouse = Warehouse.open(settings, password=PASSWORD)
-    try:
-        await migrate(warehouse, settings)
-        yield warehouse
-    finally:
-        await warehouse.aclose()
 
 
 class _Shop:
