@@ -26,7 +26,7 @@ from pinstream.collect import body as bodies
 from pinstream.collect import engagements, intake, wire
 from pinstream.collect.answer import Answer
 from pinstream.collect.commit import Committer
-from pinstream.collect.gate import NULL_ORIGIN, Gate, allows, client_ip, is_bot, networks
+from pinstream.collect.gate import NULL_ORIGIN, Gate, allows, client_ip, is_bot, networks, presented_key
 from pinstream.collect.intake import Intake
 from pinstream.collect.limits import Limits
 from pinstream.collect.stamp import Context
@@ -371,8 +371,7 @@ def _is_import(head: Head) -> bool:
 
 
 def _presented_key(head: Head) -> str:
-    scheme, _, token = head.get(b"authorization").partition(" ")
-    return token.strip() if scheme.lower() == "bearer" else head.get(b"x-api-key")
+    return presented_key(head.get(b"authorization"), head.get(b"x-api-key"))
 
 
 def _first(pattern: re.Pattern[str], text: str) -> str:

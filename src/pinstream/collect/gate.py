@@ -74,6 +74,12 @@ class Gate:
         return self._keys.get(sha256(presented.encode("latin-1", "replace")).hexdigest())
 
 
+def presented_key(authorization: str, x_api_key: str) -> str:
+    """The API key in a request: `Authorization: Bearer KEY`, else `X-API-Key: KEY`; empty if there is none."""
+    scheme, _, token = authorization.partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else x_api_key
+
+
 def allows(site: Site, origin: str | None) -> bool:
     """Whether `site` takes requests with this Origin header; None: there is none."""
     if origin is None:

@@ -17,6 +17,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from pinstream.collect import body as bodies
+from pinstream.collect.gate import presented_key
 from pinstream.collect.values import an_object, decode_json, text
 from pinstream.collect.wire import MAX_SITE_CHARS
 from pinstream.errors import PinstreamError, Refused, StateError, WarehouseAway
@@ -89,8 +90,7 @@ class Api:
         return Response(status_code=204)
 
     async def _key(self, request: Request) -> Key:
-        scheme, _, token = request.headers.get("authorization", "").partition(" ")
-        presented = token.strip() if scheme.lower() == "bearer" else request.headers.get("x-api-key", "")
+        presented = presented_key(request.headers.get("authorization", ""), request.headers.get("x-api-key", ""))
         key = await asyncio.to_thread(self._store.key, presented)
         if key is None or not key.may_import:
             raise Refused("bad_key", REASONS["bad_key"][1])

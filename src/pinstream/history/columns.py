@@ -111,10 +111,8 @@ def mapping(columns: Sequence[str], reading: Reading) -> dict[str, str]:
     Raises:
         Refused: `reading.columns` names a field or a column that is none.
     """
-    folded: dict[str, str] = {}
-    for name in columns:
-        folded.setdefault(_folded(name), name)
-    found = {field: next((folded[name] for name in names if name in folded), "") for field, names in _ORDERS.items()}
+    folded = _folded(columns)
+    found = recognised(columns, _ORDERS)
     asked = _asked(columns, reading)
     if folded.keys() >= _SHOPIFY and "order_id" not in asked:
         found |= {"order_id": folded["name"], _OWN_ID: folded.get("id", "")}
@@ -131,8 +129,18 @@ def _asked(columns: Sequence[str], reading: Reading) -> dict[str, str]:
     return dict(reading.columns)
 
 
-def _folded(name: str) -> str:
-    return "".join(letter for letter in name.lower() if letter.isalnum())
+def recognised(columns: Sequence[str], fields: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """Each of `fields` -> the column that has the first of its names that is there; empty: none has one."""
+    folded = _folded(columns)
+    return {field: next((folded[name] for name in names if name in folded), "") for field, names in fields.items()}
+
+
+def _folded(columns: Sequence[str]) -> dict[str, str]:
+    """What is compared of each name -> the first column that has it."""
+    folded: dict[str, str] = {}
+    for name in columns:
+        folded.setdefault("".join(letter for letter in name.lower() if letter.isalnum()), name)
+    return folded
 
 
 # --- orders ------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from hashlib import blake2b
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, Protocol
 
 import msgspec
 from msgspec import Struct
@@ -49,6 +49,27 @@ class Bad(Struct, frozen=True):
     reason: str
     field: str
     hint: str
+
+
+class Refusals(Protocol):
+    """What a report tells of rows that were refused."""
+
+    refused: dict[str, int]
+    bad: list[Bad]
+
+
+def refuse(report: Refusals, bad: Bad, name_bad: Callable[[Bad], None]) -> None:
+    """Count a row that was refused, and name it; the report names the first MAX_NAMED."""
+    count(report.refused, bad.reason)
+    if len(report.bad) < MAX_NAMED:
+        report.bad.append(bad)
+    name_bad(bad)
+
+
+def count(into: dict[str, int], reason: str, more: int = 1) -> None:
+    """Add to what is counted under a reason; nothing stands there for none."""
+    if more:
+        into[reason] = into.get(reason, 0) + more
 
 
 class Source(Struct, frozen=True, kw_only=True):
@@ -179,7 +200,7 @@ class Import:
             read = self._named(parse(told.request, context.site))
             found = intake.take(read, context, os.urandom)
         except Refused as exc:
-            self._refuse(told.line, exc.reason, exc.field, str(exc))
+            refuse(report, Bad(told.line, exc.reason, exc.field, str(exc)), self._name_bad)
             return
         [outcome] = found.outcomes
         if outcome.status == "durable":
@@ -187,9 +208,9 @@ class Import:
             report.clamped += event.time_clamped
             sorter.put(Entry(event.time, event.event, event.event_id, found.records[0].key, found.records[0].value))
         elif outcome.status == "dropped":
-            report.dropped[outcome.reason] = report.dropped.get(outcome.reason, 0) + 1
+            count(report.dropped, outcome.reason)
         else:
-            self._refuse(told.line, outcome.reason, outcome.field, _hint(read, outcome))
+            refuse(report, Bad(told.line, outcome.reason, outcome.field, _hint(read, outcome)), self._name_bad)
 
     def _named(self, read: Wire) -> Wire:
         """With an id of each event that has none, made of what it says and of who it is about."""
@@ -203,13 +224,6 @@ class Import:
         who = (self._source.site.id, dict(read.envelope.user), read.envelope.visitor_id, read.envelope.epik)
         made = blake2b(encode((who, event)), key=self._source.secret, digest_size=16).hexdigest()
         return replace(read, events=[replace(event, event_id=made)], event_ids=[made])
-
-    def _refuse(self, line: int, reason: str, field: str, hint: str) -> None:
-        self.report.refused[reason] = self.report.refused.get(reason, 0) + 1
-        bad = Bad(line, reason, field, hint)
-        if len(self.report.bad) < MAX_NAMED:
-            self.report.bad.append(bad)
-        self._name_bad(bad)
 
     # --- append ---
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -22,7 +21,8 @@ from pinstream.collect.identity import hashed
 from pinstream.collect.wire import MAX_USER_CHARS
 from pinstream.errors import Refused
 from pinstream.history import files
-from pinstream.history.importing import MAX_NAMED, Bad, Say
+from pinstream.history.columns import recognised
+from pinstream.history.importing import Bad, Say, count, refuse
 from pinstream.state.snapshot import Site
 from pinstream.state.store import MemberList, Store
 from pinstream.warehouse.client import Warehouse
@@ -206,7 +206,7 @@ class ListImport:
             self.report.members += len(members)
             return
         gone = await self._lists.add(self._target, members, now_ms=now_ms)
-        _count(self.report.dropped, "suppressed", sum(all(member in gone for member in row) for row in batch))
+        count(self.report.dropped, "suppressed", sum(all(member in gone for member in row) for row in batch))
         self.report.members += sum(member not in gone for member in members)
 
     def _members(
@@ -227,11 +227,7 @@ class ListImport:
                     raise fields
                 yield self._row(fields, _columns(tuple(fields), columns) if known is None else known)
             except Refused as exc:
-                _count(self.report.refused, exc.reason, 1)
-                bad = Bad(line, exc.reason, exc.field, str(exc))
-                if len(self.report.bad) < MAX_NAMED:
-                    self.report.bad.append(bad)
-                name_bad(bad)
+                refuse(self.report, Bad(line, exc.reason, exc.field, str(exc)), name_bad)
 
     def _row(self, fields: Mapping[str, Any], known: Mapping[str, str]) -> list[Member]:
         sent = {kind: fields[name] for kind, name in known.items() if fields.get(name) not in (None, "")}
@@ -244,26 +240,21 @@ class ListImport:
                 faults.append(exc)
         if not found:
             raise faults[0] if faults else Refused("missing_field", "There is nobody in this row.")
-        for reason, count in Counter(fault.reason for fault in faults).items():
-            _count(self.report.ignored, reason, count)
+        for fault in faults:
+            count(self.report.ignored, fault.reason)
         return found
 
 
 def _some(rows: Iterator[list[Member]]) -> list[list[Member]]:
     """As many rows as make one insert."""
     found: list[list[Member]] = []
-    count = 0
+    members = 0
     for row in rows:
         found.append(row)
-        count += len(row)
-        if count >= INSERT_MEMBERS:
+        members += len(row)
+        if members >= INSERT_MEMBERS:
             break
     return found
-
-
-def _count(into: dict[str, int], reason: str, count: int) -> None:
-    if count:
-        into[reason] = into.get(reason, 0) + count
 
 
 def _columns(names: Sequence[str], asked: Mapping[str, str]) -> dict[str, str]:
@@ -273,8 +264,4 @@ def _columns(names: Sequence[str], asked: Mapping[str, str]) -> dict[str, str]:
             raise Refused("bad_value", f"Known identifiers are {', '.join(_KINDS)}, not {kind}.", field="--column")
         if name and name not in names:
             raise Refused("bad_value", f"The file has no column {name}.", field="--column")
-    folded: dict[str, str] = {}
-    for name in names:
-        folded.setdefault("".join(letter for letter in name.lower() if letter.isalnum()), name)
-    found = {kind: next((folded[name] for name in known if name in folded), "") for kind, known in _KINDS.items()}
-    return {kind: name for kind, name in (found | dict(asked)).items() if name}
+    return {kind: name for kind, name in (recognised(names, _KINDS) | dict(asked)).items() if name}
