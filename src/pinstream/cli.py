@@ -45,7 +45,6 @@ keys = typer.Typer(no_args_is_help=True, help="API keys for servers that send en
 audiences = typer.Typer(no_args_is_help=True, help="Audiences: add, preview, explain, export, sync.")
 warehouse = typer.Typer(help="Role: the embedded ClickHouse engine; and tasks in the warehouse.")
 lists = typer.Typer(no_args_is_help=True, help="Lists of people for rules: customers, VIPs, newsletter.")
-imports = typer.Typer(no_args_is_help=True, help="History of a shop, out of its own files: orders, events.")
 spool = typer.Typer(no_args_is_help=True, help="What is kept on disk while Kafka is away. Works while collect runs.")
 for name, group in (
     ("config", config),
@@ -53,7 +52,6 @@ for name, group in (
     ("keys", keys),
     ("audiences", audiences),
     ("warehouse", warehouse),
-    ("import", imports),
     ("lists", lists),
     ("spool", spool),
 ):
@@ -236,15 +234,23 @@ def sites_list(as_json: AsJson = False) -> None:
         _print([_plain(site) for site in store.sites()], as_json)
 
 
+_ORIGIN = typer.Option(help="An allowed origin, such as https://www.shop.example; repeat it.")
+_SITE_NAME = typer.Option(help="The shop's name.")
+_CURRENCY = typer.Option(help="Three letters, such as EUR; assumed where an event names none.")
+_COOKIE_DOMAIN = typer.Option(help="Domain of the visitor cookie; empty: collect's own host.")
+_PHONE_REGION = typer.Option(help="Region of phone numbers without a country code, such as DE.")
+_CONSENT_DEFAULT = typer.Option(help="unknown, yes or no: where nobody said anything.")
+
+
 @sites.command("add")
 def sites_add(
     tag_id: Annotated[str, typer.Option(help="What the tag sends as its id.")],
-    origin: Annotated[list[str], typer.Option(help="An allowed origin, such as https://www.shop.example; repeat it.")],
-    name: Annotated[str, typer.Option(help="The shop's name.")] = "",
-    currency: Annotated[str, typer.Option(help="Assumed where an event names none.")] = "",
-    cookie_domain: Annotated[str, typer.Option(help="Domain of the visitor cookie; default: collect's own host.")] = "",
-    phone_region: Annotated[str, typer.Option(help="Region of phone numbers without a country code, such as DE.")] = "",
-    consent_default: Annotated[str, typer.Option(help="unknown, yes or no: where nobody said anything.")] = "unknown",
+    origin: Annotated[list[str], _ORIGIN],
+    name: Annotated[str, _SITE_NAME] = "",
+    currency: Annotated[str, _CURRENCY] = "",
+    cookie_domain: Annotated[str, _COOKIE_DOMAIN] = "",
+    phone_region: Annotated[str, _PHONE_REGION] = "",
+    consent_default: Annotated[str, _CONSENT_DEFAULT] = "unknown",
     null_origin: Annotated[bool, typer.Option("--null-origin", help="Take events of sandboxes.")] = False,
     explicit_yes_overrides_gpc: Annotated[
         bool, typer.Option("--explicit-yes-overrides-gpc", help="A visitor's own yes beats the browser's signal.")
@@ -275,13 +281,11 @@ def sites_set(
     tag_id: str,
     add_origin: Annotated[list[str] | None, typer.Option(help="Allow one more origin; repeat it.")] = None,
     remove_origin: Annotated[list[str] | None, typer.Option(help="Allow an origin no longer; repeat it.")] = None,
-    name: Annotated[str | None, typer.Option(help="The shop's name.")] = None,
-    currency: Annotated[str | None, typer.Option(help="Assumed where an event names none.")] = None,
-    cookie_domain: Annotated[
-        str | None, typer.Option(help="Domain of the visitor cookie; '' = collect's host.")
-    ] = None,
-    phone_region: Annotated[str | None, typer.Option(help="Region of phone numbers without a country code.")] = None,
-    consent_default: Annotated[str | None, typer.Option(help="unknown, yes or no: where nobody said anything.")] = None,
+    name: Annotated[str | None, _SITE_NAME] = None,
+    currency: Annotated[str | None, _CURRENCY] = None,
+    cookie_domain: Annotated[str | None, _COOKIE_DOMAIN] = None,
+    phone_region: Annotated[str | None, _PHONE_REGION] = None,
+    consent_default: Annotated[str | None, _CONSENT_DEFAULT] = None,
     allow_null_origin: Annotated[
         bool | None, typer.Option("--null-origin/--no-null-origin", help="Take events of sandboxes.")
     ] = None,
@@ -685,8 +689,19 @@ TimeZone = Annotated[str, typer.Option(help="Of times that name none, such as Eu
 TimeFormat = Annotated[str, typer.Option(help="Of times, such as '%d/%m/%Y %H:%M'. Default: ISO 8601 or a number.")]
 
 
-@imports.command("orders")
-def import_orders(
+class ImportKind(StrEnum):
+    """What a file tells of."""
+
+    orders = "orders"
+    events = "events"
+
+
+@app.command("import")
+def import_file(
+    kind: Annotated[
+        ImportKind,
+        typer.Argument(help="orders, as Shopify, WooCommerce and others export them; or events, as docs/http-api.md."),
+    ],
     file: File,
     site: SiteOption,
     column: Columns = [],  # noqa: B006 - typer copies it
@@ -697,45 +712,17 @@ def import_orders(
     bad_rows: BadRows = None,
     as_json: AsJson = False,
 ) -> None:
-    """Old orders, as Shopify, WooCommerce and others export them. Run it again after a stop: it goes on from there."""
-    _import("orders", file, site, (column, consent, time_zone, time_format, encoding), bad_rows, as_json)
-
-
-@imports.command("events")
-def import_events(
-    file: File,
-    site: SiteOption,
-    column: Columns = [],  # noqa: B006 - typer copies it
-    consent: ConsentOption = "",
-    time_zone: TimeZone = "UTC",
-    time_format: TimeFormat = "",
-    encoding: Encoding = "utf-8",
-    bad_rows: BadRows = None,
-    as_json: AsJson = False,
-) -> None:
-    """Old events, in the fields of docs/http-api.md. Run it again after a stop: it goes on from there."""
-    _import("events", file, site, (column, consent, time_zone, time_format, encoding), bad_rows, as_json)
-
-
-def _import(
-    kind: Literal["orders", "events"],
-    file: Path,
-    site: str,
-    options: tuple[list[str], str, str, str, str],
-    bad_rows: Path | None,
-    as_json: bool,
-) -> None:
+    """History of a shop, out of its own files. Run it again after a stop: it goes on from there."""
     from pinstream import roles
     from pinstream.history.columns import reading
 
-    column, consent, time_zone, time_format, encoding = options
     how = reading(column, consent, time_zone, time_format)
     found: list[Any] = []
     with _bad_rows(bad_rows) as name_bad:
 
         async def serve(stop: asyncio.Event) -> None:
             wanted = roles.Imported(path=file, tag_id=site, reading=how, encoding=encoding)
-            found.append(await roles.import_file(_settings(), kind, wanted, stop, _say, name_bad))
+            found.append(await roles.import_file(_settings(), kind.value, wanted, stop, _say, name_bad))
 
         _run(serve)
     _imported(_plain(found[0]) if found else {"finished": False}, as_json)
