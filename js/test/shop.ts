@@ -111,6 +111,15 @@ export class Shop {
     for (const listener of this.listeners[type] ?? []) listener(event);
   }
 
+  /** From now on whoever looks at the storage gets an error, as where cookies are blocked. */
+  closeStorage(): void {
+    Object.defineProperty(this, "stored", {
+      get: () => {
+        throw new DOMException("closed", "SecurityError");
+      },
+    });
+  }
+
   /** The page is hidden or left. */
   leave(): void {
     this.fire("pagehide");

@@ -45,8 +45,6 @@ class Sandbox extends Frame {
       crypto: quick,
       TextEncoder,
       URL,
-      Request,
-      queueMicrotask,
       navigator: {},
       console: { error: () => undefined },
       addEventListener: (name: string, listener: () => void) => name === "pagehide" && (this.pagehide = listener),
