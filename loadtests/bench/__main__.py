@@ -11,6 +11,7 @@ import json
 import shlex
 import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from types import FrameType
@@ -66,6 +67,7 @@ def parser() -> argparse.ArgumentParser:
 
     five = _command(commands, "segments", _segments, "the templates in one pass, and the same rules over raw events")
     five.add_argument("--events", type=_events, default=1_000_000, help="of a year (default 1000000)")
+    five.add_argument("--visitors", type=_visitors, help="that they are from (default a tenth of the events)")
     five.add_argument("--rounds", type=_count, default=5, help="of all questions (default 5)")
 
     six = _command(commands, "tag", _tag, "pages left in Chromium, and the tag's time on their main thread; peers too")
@@ -120,8 +122,14 @@ def _load(options: argparse.Namespace, command: str) -> int:
 
 
 def _segments(options: argparse.Namespace, command: str) -> int:
-    outcome = segments.run(segments.Options(options.events, options.rounds))
-    return _end(options, command, "segments", segments.shown(outcome), outcome.result)
+    visitors = options.visitors or options.events // 10
+    if visitors > options.events:
+        raise Fault(f"{options.events:,} events cannot be from {visitors:,} visitors: each has one at least.")
+    outcome = segments.run(segments.Options(options.events, visitors, options.rounds))
+    code = _end(options, command, "segments", segments.shown(outcome), outcome.result)
+    if options.write:
+        collect.write_row(segments.SIZES, segments.size(outcome, time.strftime("%Y-%m-%d")), "segments by size")
+    return code
 
 
 def _tag(options: argparse.Namespace, command: str) -> int:
@@ -167,6 +175,13 @@ def _events(text: str) -> int:
     value = int(text)
     if not 50_000 <= value <= 100_000_000:
         raise argparse.ArgumentTypeError("50,000 at least: the first block of each partition does not count")
+    return value
+
+
+def _visitors(text: str) -> int:
+    value = int(text)
+    if not segments.MIN_VISITORS <= value <= 100_000_000:
+        raise argparse.ArgumentTypeError(f"{segments.MIN_VISITORS:,} at least: so many are erased, each once")
     return value
 
 

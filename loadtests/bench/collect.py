@@ -193,6 +193,11 @@ def write(part: str, name: str) -> None:
     DOCUMENT.write_text(report.written(DOCUMENT.read_text(), name, part))
 
 
+def write_row(head: Sequence[str], row: Sequence[str], name: str) -> None:
+    """Put a row into a table of docs/benchmarks.md that keeps those of other runs (`report.with_row`)."""
+    DOCUMENT.write_text(report.with_row(DOCUMENT.read_text(), name, head, row))
+
+
 def circumstances(command: str) -> str:
     """A sentence on the command, the code and the machine, without names of hosts."""
     described = subprocess.run(

@@ -238,9 +238,30 @@ def written(document: str, name: str, part: str) -> str:
     Raises:
         ValueError: the markers are not there.
     """
+    before, _, after = _around(document, name)
+    return f"{before}\n{part.strip()}\n\n{after}"
+
+
+def with_row(document: str, name: str, head: Sequence[str], row: Sequence[str]) -> str:
+    """The document with `row` in the table between the markers of `name`, sorted by its first two cells, both numbers.
+
+    It takes the place of the row that has the same two. The others stay, unless the table's head was another one.
+
+    Raises:
+        ValueError: the markers are not there.
+    """
+    lines = _around(document, name)[1].strip().splitlines()
+    known, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines] or [[], []]
+    kept = [each for each in rows if each[:2] != list(row[:2])] if known == list(head) else []
+    rows = sorted([*kept, list(row)], key=lambda each: [int(cell.replace(",", "")) for cell in each[:2]])
+    return written(document, name, "\n".join(markdown([list(head), *rows])))
+
+
+def _around(document: str, name: str) -> tuple[str, str, str]:
+    """What is before the part of `name`, the part itself, and what is behind it; the markers stand outside."""
     begin, end = f"<!-- {name}: written by scripts/bench -->\n", f"<!-- {name}: end -->\n"
     before, marker, rest = document.partition(begin)
-    _, closing, after = rest.partition(end)
+    part, closing, after = rest.partition(end)
     if not marker or not closing:
         raise ValueError(f"The document has no lines {begin.strip()} and {end.strip()}")
-    return f"{before}{begin}\n{part.strip()}\n\n{end}{after}"
+    return before + begin, part, end + after

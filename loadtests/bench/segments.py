@@ -1,8 +1,8 @@
 """`scripts/bench segments`: the templates on the profile, one by one and in one pass, beside the same rules written
 straight over `events`; the difference of two large sets inside ClickHouse and in Python; erasure; size on disk.
 
-A year of a shop's events, a tenth as many visitors, four persons to every ten visitors. Both ways of asking must give
-the same counts, or the run is a Fault.
+A year of a shop's events, from as many visitors as asked for, four persons to every ten visitors. Both ways of asking
+must give the same counts, or the run is a Fault.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from pinstream.warehouse.client import Warehouse
 SITE: Final = 1
 DAYS: Final = 365
 BLOCK: Final = 100_000
-EVENTS_A_VISITOR: Final = 10
+MIN_VISITORS: Final = 4000
+"""So that each of the erased ones is there, and is erased once."""
 CHUNK: Final = 1900
 GOALS: Final = (("one_pass", 0.2, 0.25), ("person_one_pass", 0.2, 0.25), ("diff", 0.1, 0.25))
 """What, its goal and its stop line, as a share of the other way's time."""
@@ -37,7 +38,8 @@ _EVENTS: Final = """
 INSERT INTO events (k_partition, k_offset, rollup_version, site_id, event, event_id, time, received_ms, consent,
   visitor_id, em, value, currency, order_id, line_items, url)
 WITH
-  cityHash64(number, 1) % {visitors:UInt64} AS visitor,
+  number % {each:UInt64} = 0 AS own,
+  if(own, intDiv(number, {each:UInt64}) * 2654435761, cityHash64(number, 1)) % {visitors:UInt64} AS visitor,
   cityHash64(number, 2) % 100 AS dice,
   {start:Int64} + toInt64(number * {step:Float64}) AS at,
   multiIf(dice < 60, 'page_visit', dice < 75, 'view_content', dice < 85, 'add_to_cart', dice < 90, 'search',
@@ -45,12 +47,16 @@ WITH
   cityHash64(number, 3) % 5000 AS product
 SELECT 0, number, 1, {site:UInt32}, name, toString(number), at, at, 'yes',
   cityHash64(visitor, 7),
-  if(visitor % 2 = 0 AND number % 3 = 0, lower(hex(SHA256(toString(intDiv(visitor, 2) % {persons:UInt64})))), ''),
+  if(visitor % 2 = 0 AND (own OR number % 3 = 0),
+    lower(hex(SHA256(toString(intDiv(visitor, 2) % {persons:UInt64})))), ''),
   if(name = 'checkout', (cityHash64(number, 4) % 20000) / 100, 0), 'EUR', if(name = 'checkout', toString(number), ''),
   if(dice < 60 OR name IN ('search', 'signup'), [], [tuple(toString(product), '', toString(product % 20), '', '', '',
     toDecimal64(10, 4), toUInt16(1))]),
   concat('https://shop.example/', toString(product))
 FROM numbers({first:UInt64}, {count:UInt64})
+"""
+"""`own`: every visitor has one, so that as many are there, and as many known, however few events they have. The factor
+is a prime: all come, far from their neighbours. The other events fall on anybody.
 """
 _WITHDRAWALS: Final = """
 INSERT INTO events (k_partition, k_offset, rollup_version, site_id, event, event_id, time, received_ms, consent,
@@ -81,6 +87,7 @@ class Options:
     """What the command line said."""
 
     events: int
+    visitors: int
     rounds: int
 
 
@@ -93,6 +100,10 @@ class Outcome:
     times_ms: Mapping[str, list[float]]
     """Name -> the time of each round."""
     bytes_per_event: float
+
+    @property
+    def rounds(self) -> int:
+        return len(self.times_ms["one_pass"])
 
     def median(self, name: str) -> float:
         return statistics.median(self.times_ms[name])
@@ -134,7 +145,7 @@ def run(options: Options) -> Outcome:
 
 async def _measured(settings: Settings, options: Options) -> Outcome:
     async with embedded.database(settings) as warehouse:
-        shop = _Shop(warehouse, options.events, time.time_ns() // 1_000_000)
+        shop = _Shop(warehouse, options.events, options.visitors, time.time_ns() // 1_000_000)
         await shop.fill()
         times: dict[str, list[float]] = {}
         for number in range(options.rounds):
@@ -152,11 +163,11 @@ def _last(times: Mapping[str, list[float]]) -> dict[str, float]:
 class _Shop:
     """A filled warehouse, and what is asked of it."""
 
-    def __init__(self, warehouse: Warehouse, events: int, now_ms: int) -> None:
+    def __init__(self, warehouse: Warehouse, events: int, visitors: int, now_ms: int) -> None:
         self.warehouse = warehouse
         self.events = events
+        self.visitors = visitors
         self.now_ms = now_ms
-        self.visitors = events // EVENTS_A_VISITOR
         self.rules = {each.key: _rule(each) for each in templates.ALL}
         self._members = max(1000, self.visitors // 2)
 
@@ -169,6 +180,7 @@ class _Shop:
         for first in range(0, self.events, BLOCK):
             count = min(BLOCK, self.events - first)
             own = {"first": first, "count": count, "step": step, "persons": self.visitors * 4 // 10}
+            own["each"] = self.events // self.visitors
             await self._insert(_EVENTS, common | own, f"events {first}")
             if first % (10 * BLOCK) == 0:
                 progress(f"{first + count:,} of {self.events:,} events, {time.monotonic() - began:.0f} s")
@@ -202,10 +214,10 @@ class _Shop:
         return int(row["n"])
 
     async def erase(self, times: dict[str, list[float]]) -> None:
-        """Take visitors out of `events`, so that nobody finds them any more."""
+        """Take visitors out of `events`, others each time, so that nobody finds them any more."""
         for name, count in (("erase_1", 1), ("erase_1000", 1000)):
-            for number in range(3):
-                who = f"cityHash64({number} * 10000 + {count} + number, 7)"
+            for number in range(1, 4):
+                who = f"cityHash64({number * count} + number, 7)"
                 sql = (
                     f"DELETE FROM events WHERE site_id = {SITE} AND visitor_id IN (SELECT {who} FROM numbers({count}))"
                 )
@@ -320,6 +332,41 @@ def shown(outcome: Outcome) -> str:
         f"visitor {found['erase_1_ms']:.0f} ms, of 1,000 {found['erase_1000_ms']:.0f} ms."
     )
     return "\n".join([*report.markdown(rows), "", *report.markdown(goals), "", rest])
+
+
+SIZES: Final = (
+    "visitors",
+    "events",
+    "one pass, ms",
+    "raw, sum",
+    "share",
+    "people, one pass",
+    "raw, sum",
+    "share",
+    "difference",
+    "in Python",
+    "rounds",
+    "on",
+)
+"""The columns of the table that keeps a row for each size."""
+
+
+def size(outcome: Outcome, day: str) -> list[str]:
+    """A row of that table; `day`: when it was measured."""
+    found, ratios = outcome.result, outcome.ratios()
+
+    def beside(ours: str, other: str) -> list[str]:
+        return [f"{found[f'{ours}_ms']:,.0f}", f"{found[other]:,.0f}", f"{ratios[ours]:.3f}"]
+
+    return [
+        f"{outcome.visitors:,}",
+        f"{outcome.events:,}",
+        *beside("one_pass", "raw_total_ms"),
+        *beside("person_one_pass", "person_raw_total_ms"),
+        *beside("diff", "python_diff_ms")[:2],
+        str(outcome.rounds),
+        day,
+    ]
 
 
 def _verdict(share: float, goal: float, stop: float) -> str:
