@@ -58,6 +58,10 @@ ops_port = {ops}
 [load]
 ops_port = {load_ops}
 
+[console]
+port = {console}
+ops_port = {console_ops}
+
 [warehouse]
 url = "http://127.0.0.1:{clickhouse}"
 
@@ -223,7 +227,7 @@ def _configure(folder: Path, bootstrap: str) -> Settings:
     """Write the settings file and read it; settings of this machine's environment do not reach the stack."""
     for name in [name for name in os.environ if name.startswith(PREFIX)]:
         del os.environ[name]
-    ports = {name: _free_port() for name in ("collect", "ops", "load_ops", "clickhouse")}
+    ports = {name: _free_port() for name in ("collect", "ops", "load_ops", "console", "console_ops", "clickhouse")}
     config = folder / "pinstream.toml"
     kind = "kafka" if bootstrap else "journal"
     config.write_text(CONFIG.format(folder=folder, kind=kind, bootstrap=bootstrap or "127.0.0.1:9092", **ports))

@@ -227,6 +227,8 @@ def test_the_sample_is_toml_and_show_masks(run: Run) -> None:
         ("collect", "PINSTREAM_COLLECT__PORT"),
         ("collect", "PINSTREAM_COLLECT__OPS_PORT"),
         ("load", "PINSTREAM_LOAD__OPS_PORT"),
+        ("console", "PINSTREAM_CONSOLE__PORT"),
+        ("console", "PINSTREAM_CONSOLE__OPS_PORT"),
         ("warehouse", "PINSTREAM_WAREHOUSE__URL"),
     ],
 )
@@ -256,5 +258,18 @@ def test_a_data_folder_that_cannot_be_written_is_named(run: Run, role: str, tmp_
 
 def test_help_names_every_command(run: Run) -> None:
     text = run("--help").stdout
-    for name in ("collect", "load", "push", "warehouse", "up", "demo", "migrate", "doctor", "sql", "sites", "keys"):
+    for name in (
+        "collect",
+        "load",
+        "push",
+        "console",
+        "warehouse",
+        "up",
+        "demo",
+        "migrate",
+        "doctor",
+        "sql",
+        "sites",
+        "keys",
+    ):
         assert name in text

@@ -528,6 +528,7 @@ def up() -> None:
         with on_hangup(hung_up):
             async with roles.alone(settings), supervised(roles.programs(settings), _prefixed, stop) as running:
                 _prefixed("up", f"takes events at http://{settings.collect.host}:{settings.collect.port}/p/i")
+                _prefixed("up", f"admin API at http://{settings.console.host}:{settings.console.port}")
                 _prefixed("up", f"ClickHouse at {settings.warehouse.url}, metrics at port {settings.collect.ops_port}")
                 await stop.wait()
                 _prefixed("up", "stopping: collect first, the warehouse last")
@@ -535,7 +536,14 @@ def up() -> None:
     _run(serve)
 
 
-_COLOURS = {"collect": "green", "load": "cyan", "push": "magenta", "warehouse": "yellow", "pinterest": "red"}
+_COLOURS = {
+    "collect": "green",
+    "load": "cyan",
+    "push": "magenta",
+    "console": "bright_blue",
+    "warehouse": "yellow",
+    "pinterest": "red",
+}
 
 
 def _prefixed(name: str, line: str) -> None:

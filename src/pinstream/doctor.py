@@ -211,6 +211,7 @@ async def _roles(settings: Settings) -> list[Finding]:
     ports = {
         "collect": f"http://{settings.collect.ops_host}:{settings.collect.ops_port}/readyz",
         "load": f"http://127.0.0.1:{settings.load.ops_port}/readyz",
+        "console": f"http://127.0.0.1:{settings.console.ops_port}/readyz",
     }
     if settings.pinterest.ad_account_id:
         ports["push"] = f"http://127.0.0.1:{settings.push.ops_port}/readyz"

@@ -170,8 +170,9 @@ async def alone(settings: Settings) -> AsyncIterator[None]:
 
 
 def _ports(settings: Settings) -> list[tuple[str, int]]:
-    collect, url = settings.collect, urlsplit(settings.warehouse.url)
+    collect, console, url = settings.collect, settings.console, urlsplit(settings.warehouse.url)
     found = [(collect.host, collect.port), (collect.ops_host, collect.ops_port), (LOOPBACK, settings.load.ops_port)]
+    found += [(console.host, console.port), (LOOPBACK, console.ops_port)]
     if settings.pinterest.ad_account_id:
         found.append((LOOPBACK, settings.push.ops_port))
     if settings.warehouse.mode == "embedded":
@@ -187,6 +188,7 @@ def programs(settings: Settings) -> list[Program]:
     found.append(program("load", ready_url=f"http://{LOOPBACK}:{settings.load.ops_port}/readyz"))
     if settings.pinterest.ad_account_id:
         found.append(program("push", ready_url=f"http://{LOOPBACK}:{settings.push.ops_port}/readyz"))
+    found.append(program("console", ready_url=f"http://{LOOPBACK}:{settings.console.ops_port}/readyz"))
     url = f"http://{settings.collect.ops_host}:{settings.collect.ops_port}/readyz"
     found.append(program("collect", ready_url=url, grace_s=COLLECT_GRACE_S))
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -25,13 +26,15 @@ class Up:
     """One installation on ports of its own, which can be started again and again."""
 
     def __init__(self, folder: Path) -> None:
-        self.port, self.warehouse = free_port(), free_port()
+        self.port, self.warehouse, self.console = free_port(), free_port(), free_port()
         clean = {name: value for name, value in os.environ.items() if not name.startswith("PINSTREAM_")}
         self.environment = clean | {
             "PINSTREAM_DATA_DIR": str(folder),
             "PINSTREAM_COLLECT__PORT": str(self.port),
             "PINSTREAM_COLLECT__OPS_PORT": str(free_port()),
             "PINSTREAM_LOAD__OPS_PORT": str(free_port()),
+            "PINSTREAM_CONSOLE__PORT": str(self.console),
+            "PINSTREAM_CONSOLE__OPS_PORT": str(free_port()),
             "PINSTREAM_WAREHOUSE__URL": f"http://127.0.0.1:{self.warehouse}",
             "PINSTREAM_SITE__TAG_ID": "shop",
             "PINSTREAM_SITE__ORIGINS": '["*"]',
@@ -114,6 +117,37 @@ def test_a_second_one_is_refused_and_leaves_the_first_alone(up: Up) -> None:
     assert "Another `pinstream up`" in done.stderr
     assert up.send("a") == 204
     assert first.poll() is None
+
+
+def test_the_admin_api_answers_and_is_started_again(up: Up) -> None:
+    process = up.start()
+    made = json.loads(up.run("keys", "create", "--site", "shop", "--label", "crm", "--may-import", "--json").stdout)
+    api = httpx.Client(
+        base_url=f"http://127.0.0.1:{up.console}", headers={"Authorization": f"Bearer {made['key']}"}, trust_env=False
+    )
+
+    def lists() -> list[dict[str, object]] | None:
+        try:
+            answer = api.get("/v1/lists", params={"site": "shop"})
+        except httpx.TransportError:
+            return None
+        found: list[dict[str, object]] = answer.json()["lists"] if answer.status_code == 200 else None
+        return found
+
+    with api:
+        made = api.post("/v1/lists", json={"site": "shop", "name": "VIP"}).json()
+        assert (
+            api.post(f"/v1/lists/{made['id']}/members", json={"add": {"em": ["ann@shop.example"]}}).status_code == 200
+        )
+        assert lists() == [{"id": made["id"], "name": "VIP", "members": 1}]
+        findings = json.loads(up.run("doctor", "--json").stdout)
+        assert {each["check"]: each["verdict"] for each in findings}["console"] == "ok"
+        (role,) = (each for each in psutil.Process(process.pid).children() if each.cmdline()[-1] == "console")
+        role.kill()
+        role.wait(10)
+        until(lambda: lists() == [{"id": made["id"], "name": "VIP", "members": 1}], "the admin API answers again")
+    process.terminate()
+    assert process.wait(60) == 0
 
 
 def test_told_to_replace_workers_it_passes_that_on(up: Up) -> None:

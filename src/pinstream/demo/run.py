@@ -145,6 +145,7 @@ def _say_where(running: Stack, emit: Emit, after_s: float) -> None:
         f"shop        {running.shop_url}",
         f"ClickHouse  curl '{url}' --data-binary '{query}'",
         f"Pinterest   {running.pinterest_url}/_fake/lists  (who is in which list, hashed)",
+        f"lists       http://127.0.0.1:{running.settings.console.port}/v1/lists  (key: keys create --may-import)",
         f"metrics     {running.metrics_url}",
         f"commands    export PINSTREAM_CONFIG={running.config_file}; .venv/bin/pinstream doctor",
     ):

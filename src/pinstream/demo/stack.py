@@ -33,7 +33,7 @@ from pinstream.warehouse.client import Warehouse
 
 TAG_ID: Final = "demo-shop"
 AUDIENCE: Final = "cart abandoned, 7 days"
-PORTS: Final = {"shop": 8000, "collect": 8080, "pinterest": 8090, "clickhouse": 8123, "ops": 9080}
+PORTS: Final = {"shop": 8000, "collect": 8080, "console": 8090, "pinterest": 8091, "clickhouse": 8123, "ops": 9080}
 """Where things listen if the port is free; else any free one is taken."""
 
 CONFIG: Final = """\
@@ -55,6 +55,10 @@ ops_port = {load_ops}
 [push]
 interval_s = 3
 ops_port = {push_ops}
+
+[console]
+port = {console}
+ops_port = {console_ops}
 
 [pinterest]
 base_url = "http://127.0.0.1:{pinterest}/v5"
@@ -105,7 +109,8 @@ async def stack(data_dir: Path, emit: Emit) -> AsyncIterator[Stack]:
     Raises:
         SetupFault: a process could not start; the message and its lines say why.
     """
-    ports = {name: _free(port) for name, port in PORTS.items()} | {"load_ops": _free(0), "push_ops": _free(0)}
+    ports = {name: _free(port) for name, port in PORTS.items()}
+    ports |= {f"{role}_ops": _free(0) for role in ("load", "push", "console")}
     settings, config_file = _configure(data_dir, ports)
     shop_url, collect_url, pinterest_url = (
         f"http://127.0.0.1:{ports[name]}" for name in ("shop", "collect", "pinterest")

@@ -1,4 +1,4 @@
-"""A fake Pinterest API v5: `python -m pinstream.pinterest.fake --port 8090`. For tests, demos and trying things out.
+"""A fake Pinterest API v5: `python -m pinstream.pinterest.fake --port 8091`. For tests, demos and trying things out.
 
 Every request and every answer is checked against Pinterest's own description (openapi/openapi.yaml). A request
 that breaks it gets Pinterest's error body and what was wrong; an answer of ours that breaks it is a 500 and
