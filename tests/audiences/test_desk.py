@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from pinstream.audiences import desk, membership
 from pinstream.audiences.compile import Money
@@ -85,6 +86,41 @@ async def test_a_preview_says_what_it_reads_and_what_it_leaves_out(warehouse: Wa
     found = await desk.preview(warehouse, await about(warehouse, rule, *seen, *more, full))
     assert (found.size, found.reads_events, found.unpriced, found.full) == (2, True, 2, 1)
     assert [len(notes) for notes in found.notes.values()] == [3, 3]
+
+
+def many(visitor: int, name: str, *, orders: int = 5) -> list[Seen]:
+    """Orders in JPY of a hundred products each: five fill the set."""
+    return [
+        Seen(
+            visitor,
+            "checkout",
+            100 + number,
+            em=name,
+            order_id=f"{name}{number}",
+            items=tuple((f"p{number * 100 + each}", "", "") for each in range(100)),
+            value=5,
+            currency="JPY",
+        )
+        for number in range(orders)
+    ]
+
+
+async def test_what_a_preview_warns_of_is_about_those_who_are_in(warehouse: Warehouse) -> None:
+    """Full sets and foreign money of the others are left out: of who does not consent, and whom the rule leaves out."""
+    rule = Rule(all=(Bought(products=("p7",)), Orders(total_below=1)), none=(Did(events=("signup",), within_days=7),))
+    seen = [
+        *many(1, "in and full"),
+        *many(2, "in, one short of full", orders=4),
+        *many(3, "full, and signed up"),
+        Seen(3, "signup", 50, em="full, and signed up"),
+        *many(4, "full, and withdrew"),
+        Seen(4, CONSENT_WITHDRAWN, 50),
+    ]
+    asked = await about(warehouse, rule, *seen)
+    found = await desk.preview(warehouse, asked)
+    assert (found.size, found.full, found.unpriced) == (2, 1, 5 + 4)
+    browsers = structs.replace(asked, rule=structs.replace(rule, level="visitor"))
+    assert (await desk.preview(warehouse, browsers)).full == 1
 
 
 async def test_a_rule_about_browsers_is_counted_in_browsers(warehouse: Warehouse) -> None:

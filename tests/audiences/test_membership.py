@@ -10,6 +10,7 @@ import pytest
 from pinstream.audiences import compile, membership
 from pinstream.audiences.compile import Query
 from pinstream.audiences.membership import Counts, Target
+from pinstream.audiences.rule import Bought, Rule
 from pinstream.audiences.templates import cart_abandoned
 from pinstream.errors import QueryFailed
 from pinstream.event import CONSENT_WITHDRAWN
@@ -18,7 +19,7 @@ from pinstream.warehouse.client import Warehouse
 from tests.audiences.people import NOW_MS, Seen, hashed, load, next_site, world
 
 CART = cart_abandoned(quiet_for_min=0)
-NOBODY = Query(sql="SELECT toFixedString('', 32) AS em WHERE 0", params={})
+NOBODY = Query(sql="SELECT toFixedString('', 32) AS em, 0 AS full_set WHERE 0", params={})
 
 
 _keys = itertools.count()
@@ -31,7 +32,7 @@ def target(run_id: int = 1, site_id: int = 0) -> Target:
 
 def people(*numbers: int) -> Query:
     """A query that wants these people."""
-    sql = "SELECT toFixedString(SHA256(toString(arrayJoin({people:Array(UInt32)}))), 32) AS em"
+    sql = "SELECT toFixedString(SHA256(toString(arrayJoin({people:Array(UInt32)}))), 32) AS em, 0 AS full_set"
     return Query(sql=sql, params={"people": list(numbers)})
 
 
@@ -148,6 +149,20 @@ async def test_two_runs_of_an_audience_do_not_mix(warehouse: Warehouse) -> None:
     async with membership.desired(warehouse, newer, people(7)), membership.desired(warehouse, older, people(8)):
         assert split(*await pages(warehouse, older, "ADD")) == [person(8)]
         assert split(*await pages(warehouse, newer, "ADD")) == [person(7)]
+
+
+async def test_full_sets_are_counted_in_the_snapshot(warehouse: Warehouse) -> None:
+    """Of the wanted alone, and each once where the snapshot was written twice."""
+    items = [tuple((f"p{order * 100 + each}", "", "") for each in range(100)) for order in range(5)]
+    seen = [Seen(1, "checkout", 90 + n, em="full", order_id=f"f{n}", items=each) for n, each in enumerate(items)]
+    seen += [Seen(2, "checkout", 90 + n, em="other", order_id=f"o{n}", items=each) for n, each in enumerate(items[1:])]
+    site_id = await world(warehouse, *seen)
+    for product, known in (("p0", (1, 1)), ("p499", (2, 1)), ("p500", (0, 0))):
+        aim = Target(site_id=site_id, audience_id=site_id, run_id=1)
+        wanted = compile.members(Rule(all=(Bought(products=(product,)),)), site_id=site_id, now_ms=NOW_MS)
+        async with membership.desired(warehouse, aim, wanted), membership.desired(warehouse, aim, wanted):
+            desired = (await membership.counts(warehouse, aim)).desired
+            assert (desired, await membership.count_full(warehouse, aim)) == known
 
 
 async def test_a_snapshot_written_twice_changes_nothing(warehouse: Warehouse) -> None:

@@ -212,12 +212,17 @@ async def test_what_a_sync_that_broke_off_did_is_in_the_history_of_the_next(shop
 async def test_a_set_at_its_cap_is_flagged(shop: Shop) -> None:
     asked = rule.Rule(all=(rule.Bought(products=("p0",)),))
     shop.parts.store.set_audience(shop.link.audience_id, rule=rule.to_json(asked))
-    for place in range(5):
-        items = tuple((f"p{place * 100 + number}", "", "") for number in range(100))
-        await shop.seen(Seen(1, "checkout", 60, em="p1", items=items, event_id=f"order{place}"))
+    for visitor, kind in ((1, "p"), (2, "q")):  # the second one has a full set too, and is not in
+        for place in range(5):
+            items = tuple((f"{kind}{place * 100 + number}", "", "") for number in range(100))
+            order = Seen(visitor, "checkout", 60, em=f"p{visitor}", items=items, event_id=f"order {kind}{place}")
+            await shop.seen(order)
     run = await shop.sync()
     assert (run.status, run.desired) == ("done", 1)
-    assert shop.link.detail == "1 have bought more different things than are kept: about them the answer may be wrong."
+    assert (
+        shop.link.detail
+        == "1 who are in have bought more different things than are kept: about them the answer may be wrong."
+    )
 
 
 async def test_a_small_list_is_not_held_back(shop: Shop) -> None:

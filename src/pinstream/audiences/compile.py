@@ -131,13 +131,15 @@ NO_RATES: Final = Money()
 def members(rule: Rule, *, site_id: int, now_ms: int, money: Money = NO_RATES) -> Query:
     """The people, as distinct e-mail hashes `em` of 32 bytes, of whom `rule` is true and who consent.
 
+    `full_set`: 1 = this person has a full set that the rule asks about (see `preview`).
+
     Raises Refused if the rule is about visitors: what is pushed is worked out per person.
     """
     if rule.level != "person":
         raise Refused("bad_value", "Only a rule of level person can be pushed.", field="$.level")
     text = _Text("person", now_ms, money)
     holds = text.rule(rule)
-    return text.select("em", site_id, where=[_IN_PERSON, holds])
+    return text.select(f"em, {text.full_set} AS full_set", site_id, where=[_IN_PERSON, holds])
 
 
 def visitors(rule: Rule, *, site_id: int, now_ms: int, money: Money = NO_RATES) -> Query:
@@ -169,10 +171,9 @@ def preview(rule: Rule, *, level: Level, site_id: int, now_ms: int, money: Money
     about these people the answer may be wrong.
     """
     text = _Text(level, now_ms, money)
-    holds = text.rule(rule)
-    unpriced = f"sum({' + '.join(text.unpriced)})" if text.unpriced else "0"
-    full = f"countIf({' OR '.join(text.full)})" if text.full else "0"
-    columns = f"countIf({holds}) AS n, {unpriced} AS unpriced, {full} AS full"
+    columns = f"countIf({text.rule(rule)} AS is_in) AS n"
+    columns += f", sumIf({' + '.join(text.unpriced) or '0'}, is_in) AS unpriced"
+    columns += f", countIf(is_in AND {text.full_set}) AS full"
     return text.select(columns, site_id, where=[_IN_PERSON if level == "person" else _IN_VISITOR])
 
 
@@ -221,7 +222,7 @@ class _Text:
     def __init__(self, level: Level, now_ms: int, money: Money) -> None:
         self.params: dict[str, Any] = {}
         self.unpriced: list[str] = []
-        self.full: list[str] = []
+        self._full: list[str] = []
         self._level = level
         self._worth = money
         self._now_s = -(-now_ms // 1000)  # the second that is running counts as past
@@ -261,6 +262,11 @@ class _Text:
     def quiet(self, minutes: int) -> str:
         """Whether nothing was seen for so long."""
         return f"({self._fact('last_seen', 'max')} < {self._since(f'since_{minutes}min', minutes * 60)})"
+
+    @property
+    def full_set(self) -> str:
+        """Whether a set that one of the conditions so far asks about is full."""
+        return f"({' OR '.join(self._full) or '0'})"
 
     def select(self, columns: str, site_id: int, *, where: Sequence[str], one_person: bool = False) -> Query:
         """`columns` of everybody of the site for whom `where` holds; `word` is the consent."""
@@ -511,7 +517,7 @@ class _Text:
             if names:
                 hashes = f"arrayMap(name -> cityHash64(name), {self._bound('Array(String)', list(names))})"
                 found.append(self._fact(f"hasAny(profile.{column}, {hashes})", "any"))
-                self.full.append(self._fact(f"length(profile.{column}) >= {BOUGHT_CAP}", "any"))
+                self._full.append(self._fact(f"length(profile.{column}) >= {BOUGHT_CAP}", "any"))
         holds = f"({' OR '.join(found)})"
         return _Part(holds, f"toUInt32({holds})")
 

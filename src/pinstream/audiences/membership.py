@@ -78,11 +78,16 @@ class Counts(Struct, frozen=True, kw_only=True):
 async def desired(warehouse: Warehouse, target: Target, wanted: Query) -> AsyncIterator[None]:
     """Keep the people of `wanted` in `audience_desired` while the block runs: one moment's answer for all its queries.
 
+    `wanted`: as of `compile.members`.
+
     What killed runs of this audience left there is thrown away first.
     """
     await _drop_older(warehouse, target)
-    columns = "{site:UInt32} AS site_id, {audience:UInt32} AS audience_id, {run:UInt64} AS run_id, em"
-    sql = f"INSERT INTO audience_desired (site_id, audience_id, run_id, em) SELECT {columns} FROM ({wanted.sql})"  # noqa: S608 - constants of compile.py; values are bound
+    sql = (
+        "INSERT INTO audience_desired (site_id, audience_id, run_id, em, full_set) "  # noqa: S608 - constants of compile.py; values are bound
+        "SELECT {site:UInt32} AS site_id, {audience:UInt32} AS audience_id, {run:UInt64} AS run_id, em, full_set "
+        f"FROM ({wanted.sql})"
+    )
     try:
         await warehouse.command(sql, wanted.params | target.params())
         yield
@@ -101,6 +106,12 @@ async def counts(warehouse: Warehouse, target: Target) -> Counts:
     )
     [row] = await warehouse.select(sql, target.params())
     return msgspec.convert(row, Counts)
+
+
+async def count_full(warehouse: Warehouse, target: Target) -> int:
+    """How many of the wanted people have a full set, so that the answer may be wrong about them."""
+    [row] = await warehouse.select(f"SELECT countIf(full_set) AS n {_SNAPSHOT}", target.params())
+    return int(row["n"])
 
 
 async def compare(warehouse: Warehouse, target: Target, wanted: Query, withdrawn: Query) -> tuple[Counts, int]:

@@ -29,7 +29,6 @@ from pinstream import metrics
 from pinstream.audiences import compile, membership, rule, words
 from pinstream.audiences.compile import Money, Query
 from pinstream.audiences.membership import Counts, Target
-from pinstream.audiences.rule import Bought, Rule
 from pinstream.clock import now_ms
 from pinstream.errors import PinstreamError, PinterestAway, PinterestError, PinterestRefused, RateLimited, StateError
 from pinstream.pinterest import audiences, lists
@@ -134,27 +133,19 @@ class _Sync:
         now_ms = self._parts.clock_ms()
         currency = await asyncio.to_thread(self._parts.store.currency, audience.site_id)
         money = Money(currency=currency, rates=self._parts.rates)
-        asked = rule.from_json(audience.rule)
-        wanted = compile.members(asked, site_id=audience.site_id, now_ms=now_ms, money=money)
+        wanted = compile.members(rule.from_json(audience.rule), site_id=audience.site_id, now_ms=now_ms, money=money)
         withdrawn = compile.withdrawn(site_id=audience.site_id, now_ms=now_ms)
         async with membership.desired(self._parts.warehouse, target, wanted):
             counts = await self._counts(target, link)
+            full = await membership.count_full(self._parts.warehouse, target)
             held = await self._held(target, counts, withdrawn, link)
             await self._ledger.note(run_id, counts, held)
             await self._plan_chunks(target, withdrawn if held or not audience.enabled else None)
-        full = await self._full(asked, compile.preview(asked, level="person", site_id=audience.site_id, now_ms=now_ms))
         notes = [words.speaker("en")("full", full)] if full else []
         if held:
             notes.insert(0, plan.guard(self._parts.config).sentence(counts.members, held, audience.id))
             logger.warning("connection %d: %s", self._ledger.connection_id, notes[0])
         return held, notes
-
-    async def _full(self, asked: Rule, preview: Query) -> int:
-        """How many have a set at its cap, so that the answer may be wrong about them."""
-        if not any(isinstance(each, Bought) for _, _, each in asked.conditions()):
-            return 0
-        [row] = await self._parts.warehouse.select(preview.sql, preview.params)
-        return int(row["full"])
 
     async def _counts(self, target: Target, link: Link) -> Counts:
         """How wanted and actual members compare. Without a list nobody is a member, whatever was recorded."""

@@ -21,7 +21,8 @@ CREATE TABLE IF NOT EXISTS audience_desired{on_cluster}
     site_id UInt32 COMMENT 'Shop',
     audience_id UInt32 COMMENT 'Audience',
     run_id UInt64 COMMENT 'Sync that evaluated the rule',
-    em FixedString(32) COMMENT 'SHA-256 of the e-mail address' CODEC(ZSTD(1))
+    em FixedString(32) COMMENT 'SHA-256 of the e-mail address' CODEC(ZSTD(1)),
+    full_set UInt8 COMMENT '1 = a set that the rule asks about is full, and may lack some'
 )
 ENGINE = {engine ReplacingMergeTree()}
 PARTITION BY (audience_id, run_id)
