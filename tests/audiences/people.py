@@ -42,6 +42,7 @@ from pinstream.warehouse.client import Warehouse
 NOW_S = int(time.time()) - 100_000
 NOW_MS = NOW_S * 1000
 DAY = 86_400
+BLOCK_ROWS = 50_000
 
 _sites = itertools.count(1)
 _tokens = itertools.count()
@@ -184,9 +185,10 @@ def raw_engagement(site_id: int, number: int, one: Pinned) -> bytes:
 async def _insert(warehouse: Warehouse, table: str, records: Iterable[bytes]) -> None:
     """As `load` does: the record's own bytes with its position in front, through all views."""
     rows = [b'{"k_partition":0,"k_offset":0,"rollup_version":1,' + record[1:] for record in records]
-    if rows:
-        columns = schema.insert_columns(table)
-        await warehouse.insert(table, columns, b"\n".join(rows), token=f"test:{next(_tokens)}")
+    columns = schema.insert_columns(table)
+    for start in range(0, len(rows), BLOCK_ROWS):
+        body = b"\n".join(rows[start : start + BLOCK_ROWS])
+        await warehouse.insert(table, columns, body, token=f"test:{next(_tokens)}")
 
 
 async def load(warehouse: Warehouse, site_id: int, acts: Iterable[Seen | Pinned]) -> None:

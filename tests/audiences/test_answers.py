@@ -1,6 +1,6 @@
 """Every template at both levels, worked out a second time: by DuckDB, over the raw events, in SQL of its own.
 
-`PINSTREAM_CUSTOMERS=50000 pytest tests/audiences/test_answers.py` does it with about a million events.
+`SHOP_CUSTOMERS=50000 pytest tests/audiences/test_answers.py` does it with about a million events.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tests.audiences.shop import ACTIONS, MONEY, shop
 
 pytestmark = pytest.mark.slow
 
-CUSTOMERS = int(os.environ.get("PINSTREAM_CUSTOMERS", "1500"))
+CUSTOMERS = int(os.environ.get("SHOP_CUSTOMERS", "1500"))
 
 _VIEWS = f"""
 CREATE TABLE ev AS SELECT event, event_id, time // 1000 AS t, received_ms, time AS time_ms, visitor_id AS visitor,

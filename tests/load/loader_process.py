@@ -4,6 +4,9 @@ Usage: python -m tests.load.loader_process MOMENT NTH, settings by environment.
 MOMENT: after-insert | before-insert | before-commit | never; at its NTH time the process says "now" and
 kills itself (die:MOMENT) or stops itself (freeze:MOMENT). One that was stopped says "past" once it has done the insert
 or the commit in whose midst it was. Its successor takes over after LEASE_S.
+
+A journal's consumer reads while the loader inserts and commits, and a process that is stopped within a transaction
+keeps everybody out of SQLite's file. So the process is stopped by the thread in which all of SQLite happens.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from typing import Any
 
 from pinstream import roles, settings
 from pinstream.eventlog.journal import JournalLog
+from pinstream.eventlog.journal_reader import JournalConsumer
 from pinstream.eventlog.kafka import KafkaLog
 from pinstream.load.loop import Loader
 from pinstream.supervisor import until_signalled
@@ -42,20 +46,30 @@ def main() -> None:
         os.kill(os.getpid(), number)
         return True
 
+    readers: list[JournalConsumer] = []
+
+    async def between_reads(name: str) -> bool:
+        return await readers[0]._run(at, name) if readers else at(name)
+
+    def start_reading(self: JournalConsumer, *args: Any) -> None:
+        start(self, *args)
+        readers.append(self)
+
+    start: Callable[..., None] = JournalConsumer.__init__
     insert: Callable[..., Awaitable[None]] = Warehouse.insert
     commit: Callable[..., Awaitable[None]] = Loader._commit
 
     async def inserting(self: Warehouse, *args: Any, **named: Any) -> None:
-        stopped = at("before-insert")
+        stopped = await between_reads("before-insert")
         try:
             await insert(self, *args, **named)
         finally:
             if stopped:
                 print("past", flush=True)
-        at("after-insert")
+        await between_reads("after-insert")
 
     async def committing(self: Loader, *args: Any) -> None:
-        stopped = at("before-commit")
+        stopped = await between_reads("before-commit")
         try:
             await commit(self, *args)
         finally:
@@ -64,6 +78,7 @@ def main() -> None:
 
     KafkaLog.__init__ = partialmethod(KafkaLog.__init__, session_timeout_ms=int(LEASE_S * 1000))  # type: ignore
     JournalLog.__init__ = partialmethod(JournalLog.__init__, lease_s=LEASE_S)  # type: ignore
+    JournalConsumer.__init__ = start_reading  # type: ignore[method-assign, assignment]
     Warehouse.insert = inserting  # type: ignore[method-assign]
     Loader._commit = committing  # type: ignore[method-assign, assignment]
     print("loading", flush=True)

@@ -16,10 +16,11 @@ from typing import cast
 
 import pytest
 from loadtests.bench import __main__ as program
-from loadtests.bench import openloop, overload, parts, profile, report, traffic, wrk
+from loadtests.bench import load, openloop, overload, parts, profile, report, traffic, wrk
 from loadtests.bench.parts import Fault
 from loadtests.bench.report import Sample
 
+from pinstream import metrics
 from pinstream.collect import wire
 from tests.kafka_broker import need_kafka
 
@@ -363,3 +364,14 @@ def test_a_short_run_counts_in_kafka_what_was_answered() -> None:
     ours = json.loads(done.stdout.splitlines()[-1])["ours"]
     assert 0 < ours["answered"] <= ours["in_kafka"] <= ours["answered"] + wrk.CONNECTIONS
     assert ours["cpu_us_per_event"] > 0
+
+
+# --- load ------------------------------------------------------------------------------------------
+
+
+def test_what_a_loader_says_it_has_inserted() -> None:
+    metrics.LOADED.labels("pinstream.engagements").inc(7)
+    before = load.loaded(metrics.exposition().decode())
+    metrics.LOADED.labels("pinstream.events").inc(12_000)
+    assert load.loaded(metrics.exposition().decode()) == before + 12_000
+    assert load.loaded("") == 0

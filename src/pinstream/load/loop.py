@@ -4,6 +4,10 @@ For every block: commit an *intent* (position, last offset, versions), insert th
 names its range and checksum, go on. The next intent acknowledges the block before. Whoever takes a partition
 over reads position and intent afresh and repeats exactly that range, so that ClickHouse drops or repairs it.
 The proof and the traps: docs/decisions/0003-intents-live-in-the-committed-position.md.
+
+The loop itself only reads the log, which also keeps its membership alive. What takes longer is a task: taking the
+partitions over is one, and then each partition has at most one, so that its blocks go in one after the other while
+those of another partition are made and committed.
 """
 
 from __future__ import annotations
@@ -11,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from functools import partial
 from typing import Any, Final, TypeVar
@@ -34,7 +38,9 @@ GROUP: Final = "load"
 TOPICS: Final = (event.EVENTS, event.ENGAGEMENTS, event.REJECTED)
 POLL_S: Final = 0.2
 READ_AHEAD_S: Final = 0.02
-"""Between two looks for records while a block is inserted."""
+"""Between two looks for records while a task runs."""
+INSERTS: Final = 2
+"""Blocks inserted at a time, of different partitions. More gain nothing (docs/benchmarks.md) and cost memory there."""
 LOOK_S: Final = 15.0
 """Between two looks at how far the log is ahead."""
 FLIP_S: Final = 0.5
@@ -86,9 +92,12 @@ class Loader:
         self._generation = -1
         self._insert_s = 0.0
         self._proven_at = float("-inf")
+        self._tasks: dict[Partition | None, asyncio.Task[None]] = {}
+        """What runs for a partition; under None the taking over, which runs alone."""
+        self._inserting = asyncio.Semaphore(INSERTS)
         self._judged: dict[str, list[tuple[int, int]]] = {}
         """Topic -> (bad, all) of the latest blocks."""
-        self._waiting_for: WarehouseAway | Retryable | None = Retryable("Not a member of the group yet.")
+        self._waiting_for: dict[str, WarehouseAway | Retryable] = {"log": Retryable("Not a member of the group yet.")}
         self._flip = Flip(0, False)
         """The newest step of the rollup version that was seen."""
         self._stop = asyncio.Event()
@@ -96,7 +105,7 @@ class Loader:
     async def ready(self) -> None:
         """Return if a block would go through now, or if this is a standby; raise what is in the way otherwise."""
         if self._waiting_for:
-            raise self._waiting_for
+            raise next(iter(self._waiting_for.values()))
         await self._warehouse.ping()
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -122,31 +131,60 @@ class Loader:
                     self._lanes.clear()
                 except Retryable as exc:
                     logger.warning("The log does not answer, waiting: %s", exc)
-                    self._waiting_for = exc
+                    self._waiting_for["log"] = exc
                     await asyncio.sleep(RETRY_S[-2])
                 except _Stopped:
                     break
                 else:
-                    self._waiting_for = None
-            await self._acknowledge_all(consumer)
+                    self._waiting_for.pop("log", None)
+            await self._come_to_rest(consumer)
         finally:
-            for task in watching:
+            for task in (*watching, *self._tasks.values()):
                 task.cancel()
+            await asyncio.gather(*watching, *self._tasks.values(), return_exceptions=True)
             await consumer.aclose()
 
     async def _turn(self, consumer: Consumer) -> None:
+        """Read on, take what the ended tasks raise, and begin what is due. Everything ends before a taking over."""
+        await self._read_on(consumer)
+        self._reap()
         if consumer.generation != self._generation:
-            await self._take_over(consumer)
-        await self._read(consumer, 0 if any(map(self._due, self._lanes.values())) else POLL_S)
-        if consumer.generation != self._generation:
+            if not self._tasks:
+                self._begin(None, self._take_over(consumer))
             return
-        for partition, lane in list(self._lanes.items()):
-            if not lane.replay and lane.version < self._flip.version:
-                await self._close(consumer, partition, lane, self._flip.version)
-            if self._due(lane):
-                await self._load_block(consumer, partition, lane)
-            elif self._idle(lane):
-                await self._acknowledge(consumer, partition, lane)
+        for partition, lane in self._lanes.items():
+            if partition not in self._tasks and (self._outdated(lane) or self._due(lane) or self._idle(lane)):
+                self._begin(partition, self._advance(consumer, partition, lane))
+
+    def _begin(self, partition: Partition | None, work: Coroutine[Any, Any, None]) -> None:
+        name = f"{partition.topic}/{partition.number}" if partition else "taking over"
+        self._tasks[partition] = asyncio.create_task(work, name=name)
+
+    def _reap(self) -> None:
+        """Forget the tasks that have ended. Raises what the first of them raised; the others are left to the next."""
+        for partition, task in list(self._tasks.items()):
+            if task.done():
+                del self._tasks[partition]
+                task.result()
+
+    async def _read_on(self, consumer: Consumer) -> None:
+        """Wait for records or the end of a task, whatever comes first, and buffer what was read."""
+        if self._tasks:
+            nothing_to_read = self._full == consumer.assignment()
+            timeout_s = 1.0 if nothing_to_read else READ_AHEAD_S
+            await asyncio.wait(self._tasks.values(), timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+            await self._read(consumer, 0)
+        else:
+            await self._read(consumer, 0 if any(map(self._due, self._lanes.values())) else POLL_S)
+
+    async def _advance(self, consumer: Consumer, partition: Partition, lane: Lane) -> None:
+        """One step of a partition."""
+        if self._outdated(lane):
+            await self._close(consumer, partition, lane, self._flip.version)
+        if self._due(lane):
+            await self._load_block(consumer, partition, lane)
+        elif self._idle(lane):
+            await self._acknowledge(consumer, partition, lane)
 
     async def _read(self, consumer: Consumer, timeout_s: float) -> None:
         """Buffer what comes next in the partitions whose next block is not all here; under a new generation nothing."""
@@ -230,6 +268,9 @@ class Loader:
     def _reads_enough(self, lane: Lane) -> bool:
         return lane.pending.holds(lane.replay.last) if lane.replay else lane.pending.full
 
+    def _outdated(self, lane: Lane) -> bool:
+        return not lane.replay and lane.version < self._flip.version
+
     def _due(self, lane: Lane) -> bool:
         if lane.replay:
             return lane.pending.holds(lane.replay.last)
@@ -250,11 +291,11 @@ class Loader:
             self._refuse_a_bad_deploy(partition, block)
             await self._commit(consumer, partition, records[0].record.offset, intent)
             lane.acknowledged = True  # that commit acknowledged the block before
-        started = self._clock()
-        await self._insert(
-            consumer, partition, block, partial(self._prove, consumer, partition, records[0].record.offset, intent)
-        )
-        self._insert_s = 0.8 * self._insert_s + 0.2 * (self._clock() - started)
+        prove = partial(self._prove, consumer, partition, records[0].record.offset, intent)
+        async with self._inserting:
+            started = self._clock()
+            await self._insert(consumer, partition, block, prove)
+            self._insert_s = 0.8 * self._insert_s + 0.2 * (self._clock() - started)
         lane.replay = None
         lane.position = intent.last + 1
         lane.acknowledged = False
@@ -307,7 +348,7 @@ class Loader:
         generation: int,
         prove: Callable[[], Awaitable[None]] | None = None,
     ) -> T:
-        """Do it until it succeeds; meanwhile read ahead, a block of each partition, and so stay in the group.
+        """Do it until it succeeds.
 
         Raises:
             _Stopped: told to stop before it succeeded.
@@ -319,20 +360,16 @@ class Loader:
                 await prove()
             if consumer.generation != generation:
                 raise Fenced("The partitions were assigned anew.")
-            task = asyncio.ensure_future(act())
-            await self._poll_while(consumer, task)
             try:
-                result = task.result()
+                result = await act()
             except WarehouseAway as exc:
                 if attempt % 12 == 0:
                     logger.warning("ClickHouse does not answer, waiting: %s", exc)
-                self._waiting_for = exc
+                self._waiting_for["ClickHouse"] = exc
             else:
-                self._waiting_for = None
+                self._waiting_for.pop("ClickHouse", None)
                 return result
-            pause = asyncio.ensure_future(self._pause(attempt))
-            await self._poll_while(consumer, pause)
-            pause.result()
+            await self._pause(attempt)
             attempt += 1
 
     async def _pause(self, attempt: int) -> None:
@@ -341,17 +378,6 @@ class Loader:
             await asyncio.wait_for(self._stop.wait(), RETRY_S[min(attempt, len(RETRY_S) - 1)])
         if self._stop.is_set():
             raise _Stopped
-
-    async def _poll_while(self, consumer: Consumer, task: asyncio.Future[Any]) -> None:
-        try:
-            while not task.done():
-                await asyncio.wait([task], timeout=1.0 if self._full == consumer.assignment() else READ_AHEAD_S)
-                if not task.done():
-                    with suppress(Retryable):
-                        await self._read(consumer, 0)
-        except BaseException:
-            task.cancel()
-            raise
 
     # --- acknowledging -------------------------------------------------------------------------------
 
@@ -375,12 +401,17 @@ class Loader:
         lane.version = version
         lane.acknowledged = True
 
-    async def _acknowledge_all(self, consumer: Consumer) -> None:
+    async def _come_to_rest(self, consumer: Consumer) -> None:
+        """End what runs, and acknowledge what is inserted."""
         try:
+            while self._tasks:
+                await self._read_on(consumer)
+                with suppress(_Stopped):
+                    self._reap()
             for partition, lane in self._lanes.items():
                 if consumer.generation == self._generation:
                     await asyncio.wait_for(self._acknowledge(consumer, partition, lane), timeout=5)
-        except (Fenced, TimeoutError, _Stopped):
+        except (Fenced, Retryable, TimeoutError, _Stopped):
             logger.warning("Stopped with an open intent; the next loader repeats that block, which changes nothing.")
 
     async def _commit(self, consumer: Consumer, partition: Partition, offset: int, intent: Intent | None) -> None:
@@ -393,12 +424,12 @@ class Loader:
                 await consumer.commit(partition, offset, intent)
                 self._proven_at = self._clock()
             except Retryable as exc:
-                self._waiting_for = exc
+                self._waiting_for["commit"] = exc
                 logger.warning("The log does not take a commit, waiting: %s", exc)
                 await self._pause(attempt)
                 attempt += 1
             else:
-                self._waiting_for = None
+                self._waiting_for.pop("commit", None)
                 return
 
     def _measure(self, partition: Partition, block: batch.Block, newest: Stored) -> None:
