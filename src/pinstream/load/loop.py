@@ -23,7 +23,16 @@ from typing import Any, Final, TypeVar
 from msgspec import Struct
 
 from pinstream import event, metrics
-from pinstream.errors import Fatal, Fenced, LogError, PositionLost, Retryable, WarehouseAway, WarehouseError
+from pinstream.errors import (
+    Fatal,
+    Fenced,
+    LogError,
+    PinstreamError,
+    PositionLost,
+    Retryable,
+    WarehouseAway,
+    WarehouseError,
+)
 from pinstream.eventlog.contract import Bounds, Consumer, Intent, Log, Partition, Position, Stored
 from pinstream.load import batch, deadletter
 from pinstream.settings import Load
@@ -236,6 +245,8 @@ class Loader:
                         logger.warning("%s", await rollup.recover(self._warehouse, still_ours))
             except WarehouseError as exc:
                 logger.debug("The rollup version is unknown: %s", exc)
+            except PinstreamError as exc:  # such as a rebuild of a newer program's: the version must be watched on
+                logger.warning("What a rebuild has left cannot be put in order: %s", exc)
 
     # --- taking over ---------------------------------------------------------------------------------
 
@@ -323,11 +334,9 @@ class Loader:
     async def _insert(
         self, consumer: Consumer, partition: Partition, block: batch.Block, prove: Callable[[], Awaitable[None]]
     ) -> None:
-        for table, body in ((schema.TABLE_OF_TOPIC[partition.topic], block.rows), ("rejected", block.dead)):
-            if body:
-                columns = schema.insert_columns(table)
-                insert = partial(self._warehouse.insert, table, columns, body, token=block.token)
-                await self._patiently(consumer, insert, self._generation, prove)
+        for table, body, token in block.inserts(partition.topic):
+            insert = partial(self._warehouse.insert, table, schema.insert_columns(table), body, token=token)
+            await self._patiently(consumer, insert, self._generation, prove)
 
     async def _prove(self, consumer: Consumer, partition: Partition, first: int, intent: Intent) -> None:
         """Commit the same intent again if the last commit is long ago. Raises Fenced if the partition is lost.
