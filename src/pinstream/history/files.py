@@ -1,6 +1,6 @@
 """Files of shops, row by row: CSV and JSON lines of any size, in the memory of one row.
 
-A row that cannot be read is a Refused in its place, and costs the line it begins on: the next line is read all the same.
+A row that cannot be read is a Refused in its place and costs the line it begins on; the next one is read all the same.
 """
 
 from __future__ import annotations
