@@ -90,6 +90,6 @@ def test_every_line_is_read_or_refused_whatever_the_quotes(path: Path) -> None:
             lines[place] = line[:at] + chance.choice(['"', '""', '"""', '",', ',"']) + line[at:]
         taken, refused = read(path, "id,name,total\n" + "\n".join(lines))
         spans = sorted(taken.keys() | refused.keys())
-        for line, following in zip(spans, [*spans[1:], 40], strict=True):
-            inside = "".join(taken.get(line, []))
-            assert following - line - 1 == (inside.count("\n") if line in taken else 0), (line, lines)
+        for first, following in zip(spans, [*spans[1:], 40], strict=True):
+            inside = "".join(taken.get(first, []))
+            assert following - first - 1 == inside.count("\n"), (first, lines)
