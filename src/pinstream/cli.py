@@ -383,7 +383,7 @@ def warehouse_refresh(as_json: AsJson = False) -> None:
     """Make what is popular on Pinterest anew now, not only at the next full hour."""
     from pinstream import roles
 
-    settings = _settings()
+    settings = load_settings()
     asyncio.run(roles.refresh_popular(settings))
     if as_json:
         print(json.dumps({"known_within_s": settings.collect.snapshot_refresh_s}))
