@@ -354,14 +354,12 @@ async def _calm_pass(warehouse: Warehouse, found: Mapping[Partition, Sequence[St
     """Insert every record once, in order."""
     for partition, stored in found.items():
         check = deadletter.CHECKS[partition.topic]
-        table = schema.TABLE_OF_TOPIC[partition.topic]
         for start in range(0, len(stored), TRUTH_ROWS):
             part = [batch.Judged(each, check(each.value)) for each in stored[start : start + TRUTH_ROWS]]
             intent = Intent(last=part[-1].record.offset, rollup_version=schema.ROLLUP_VERSION, format=deadletter.FORMAT)
             block = batch.build(partition, part, intent, secret)
-            for name, body in ((table, block.rows), ("rejected", block.dead)):
-                if body:
-                    await warehouse.insert(name, schema.insert_columns(name), body, token=block.token)
+            for table, body, token in block.inserts(partition.topic):
+                await warehouse.insert(table, schema.insert_columns(table), body, token=token)
 
 
 async def compared(warehouse: Warehouse, loaded: str, calm: str, name: str) -> dict[str, int]:

@@ -120,12 +120,31 @@ async def test_a_shopify_export(place: Place) -> None:
 
 @pytest.mark.parametrize(
     ("cell", "value"),
-    [("49.90", 49.9), ("49,90", 49.9), ("1.234,50", 1234.5), ("1,234.50", 1234.5), ("€ 49,90", 49.9), ("1,234", 1234)],
+    [
+        ("49.90", 49.9),
+        ("49,90", 49.9),
+        ("1.234,50", 1234.5),
+        ("1,234.50", 1234.5),
+        ("€ 49,90", 49.9),
+        ("1,234", 1234),
+        ("1 234,56", 1234.56),
+        ("1\u202f234\u202f567,80\u00a0€", 1_234_567.8),
+        ("1'234.50", 1234.5),
+        ("12 345", 12345),
+        ("0,999", 0.999),
+        ("0.999", 0.999),
+    ],
 )
 async def test_money_as_shops_write_it(place: Place, cell: str, value: float) -> None:
     path = place.write("o.csv", f"order_id;time;total\n1;{stamp(1)};{cell}\n")
     await place.take("orders", path)
     assert [event["value"] for event in await place.stored()] == [value]
+
+
+@pytest.mark.parametrize("cell", ["0,999.50", "0.999,50", "1 23,45", "1.234 567,80", "12 3456", "1,234,5"])
+async def test_money_that_can_be_read_in_no_way_is_refused(place: Place, cell: str) -> None:
+    report = await place.take("orders", place.write("o.csv", f"order_id;time;total\n1;{stamp(1)};{cell}\n"))
+    assert [(bad.line, bad.reason) for bad in report.bad] == [(2, "bad_type")]
 
 
 @pytest.mark.parametrize(
@@ -249,6 +268,28 @@ async def test_what_is_older_than_400_days_is_moved_and_counted(place: Place) ->
     report = await place.take("orders", path, at_ms=at_ms)
     assert (report.durable, report.clamped) == (2, 1)
     assert (await place.stored())[0]["time"] == at_ms - 400 * DAY_MS
+
+
+async def test_a_time_to_come_is_refused_with_its_line(place: Place) -> None:
+    """A mix-up of day and month makes no recent buyer; and an order is taken whole."""
+    at_ms = now_ms()
+    rows = [
+        ("1", stamp(-200, at_ms), ""),
+        ("2", stamp(-4 / 1440, at_ms), ""),
+        ("3", stamp(10, at_ms), stamp(-200, at_ms)),
+        ("4", stamp(10, at_ms), stamp(5, at_ms)),
+    ]
+    path = place.write("o.csv", csv(("order_id", "time", "cancelled at"), *rows))
+    report = await place.take("orders", path, at_ms=at_ms)
+    assert (report.events, report.durable, report.clamped, report.refused) == (5, 3, 0, {"out_of_range": 2})
+    assert [(bad.line, bad.reason, bad.field) for bad in report.bad] == [
+        (2, "out_of_range", "time"),
+        (4, "out_of_range", "cancelled_at"),
+    ]
+    assert {event["order_id"] for event in await place.stored()} == {"2", "4"}
+    path = place.write("e.csv", csv(("event", "time"), ("search", stamp(-1, at_ms)), ("search", stamp(1, at_ms))))
+    report = await place.take("events", path, at_ms=at_ms)
+    assert (report.durable, [(bad.line, bad.reason) for bad in report.bad]) == (1, [(2, "out_of_range")])
 
 
 # --- stops, and going on -----------------------------------------------------------------------------

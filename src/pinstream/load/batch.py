@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from pinstream.eventlog.contract import Intent, Partition, Stored
 from pinstream.load import deadletter
+from pinstream.warehouse import schema
 
 
 class Judged(NamedTuple):
@@ -23,8 +24,16 @@ class Judged(NamedTuple):
     valid: bool
 
 
+class Insert(NamedTuple):
+    """What goes into one table. ClickHouse takes it once, whatever is tried again."""
+
+    table: str
+    body: bytes
+    token: str
+
+
 class Block(NamedTuple):
-    """One insert: a range of one partition, split into rows and dead letters."""
+    """A range of one partition, split into rows and dead letters."""
 
     token: str
     """`topic:partition:first-last:crc32`: the checksum tells a recreated log from the old one."""
@@ -34,6 +43,14 @@ class Block(NamedTuple):
     dead: bytes
     """JSONEachRow for `rejected`: why, never what."""
     bad: int
+
+    def inserts(self, topic: str) -> list[Insert]:
+        """One or two, none of them empty. Refusals that are dead letters themselves go into the table of the others."""
+        both = (
+            Insert(schema.TABLE_OF_TOPIC[topic], self.rows, self.token),
+            Insert("rejected", self.dead, f"{self.token}:dead"),
+        )
+        return [each for each in both if each.body]
 
 
 def build(partition: Partition, records: Sequence[Judged], intent: Intent, secret: bytes) -> Block:

@@ -43,7 +43,7 @@ async def newest_offset(warehouse: Warehouse, topic: str, partition: int, *, sin
 def record_counts(table: str) -> Query:
     """A row a partition: `partition`, `records`, `distinct_records`. The two differ if a record was applied twice.
 
-    Of events that share their id only one row may be left (ReplacingMergeTree): `minute_counts` counts every record.
+    Of events that share their id only one row may be left (ReplacingMergeTree): `event_minute` counts every record.
     """
     return Query(
         "SELECT k_partition AS partition, count() AS records, uniqExact(k_partition, k_offset) AS distinct_records "
@@ -64,11 +64,6 @@ def event_ids_present(site_id: int, event_ids: Sequence[str]) -> Query:
 def newest_received() -> Query:
     """One row, `received_ms`: when the newest event was received, ms since 1970; None if there is none."""
     return Query("SELECT toUnixTimestamp64Milli(maxOrNull(received_at)) AS received_ms FROM events", {})
-
-
-def minute_counts() -> Query:
-    """One row: `n`, the records that `event_minute` has counted, and `events`, the distinct events."""
-    return Query("SELECT sum(n) AS n, uniqMerge(uniq_events) AS events FROM event_minute", {})
 
 
 def duplicates() -> Query:
