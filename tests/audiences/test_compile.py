@@ -15,6 +15,7 @@ from pinstream.audiences import compile
 from pinstream.audiences.compile import Money
 from pinstream.audiences.rule import (
     MAX_BYTES,
+    MAX_WITHIN_DAYS,
     PROFILE_COLUMNS,
     Arrived,
     Bought,
@@ -41,6 +42,7 @@ from tests.audiences.people import (
     DAY,
     NOW_MS,
     NOW_S,
+    Pinned,
     Seen,
     World,
     answer,
@@ -49,6 +51,7 @@ from tests.audiences.people import (
     expected,
     found,
     hashed,
+    load,
     next_site,
     people_in,
     visitors_in,
@@ -133,6 +136,24 @@ async def test_conditions_are_joined_by_and(warehouse: Warehouse) -> None:
 async def test_another_site_is_another_world(warehouse: Warehouse) -> None:
     await world(warehouse, carted())
     assert await names(warehouse, carted(em="bob")) == {"bob"}
+
+
+async def test_a_save_of_a_pin_is_known_for_as_long_as_a_rule_may_ask(warehouse: Warehouse) -> None:
+    site_id = next_site()
+    saves: list[Seen | Pinned] = [
+        Pinned(1, "save", (MAX_WITHIN_DAYS - 5) * DAY, em="ann", pin=11),
+        Seen(1, "page_visit", HOUR, em="ann"),
+    ]
+    await load(warehouse, site_id, saves)
+    await warehouse.command("OPTIMIZE TABLE engagement_visitor FINAL")
+    rules = [
+        checked(Rule(all=(each,)))
+        for each in (
+            Engaged(within_days=MAX_WITHIN_DAYS),
+            Engaged(within_days=MAX_WITHIN_DAYS, on="pin", ids=("11",)),
+        )
+    ]
+    assert await answers(warehouse, site_id, rules, "person") == [{hashed("ann")}, {hashed("ann")}]
 
 
 # --- what is one order
