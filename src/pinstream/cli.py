@@ -1094,12 +1094,14 @@ def _asked(audience_id: int, question: Callable[[Warehouse, Subject], Awaitable[
     """The answer to a question about an audience."""
     from pinstream import roles
     from pinstream.audiences import desk
+    from pinstream.privacy import suppress
 
     settings = _settings()
 
     async def ask() -> T:
         async with roles.open_store(settings) as store, roles.open_warehouse(settings) as clickhouse:
             asked = await desk.subject(store, audience_id, settings.audiences.rates, now_ms=now_ms())
+            await suppress.carry(store, clickhouse, asked.audience.site_id)
             return await question(clickhouse, asked)
 
     return asyncio.run(ask())

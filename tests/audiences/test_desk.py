@@ -212,14 +212,30 @@ async def test_an_unknown_person_is_said_to_be_unknown(warehouse: Warehouse) -> 
         await desk.explain(warehouse, asked, "bob")
 
 
-async def test_the_erased_are_told_apart(warehouse: Warehouse) -> None:
-    asked = await about(warehouse, cart_abandoned(quiet_for_min=0), Seen(1, "add_to_cart", 100, em="ann"))
-    await warehouse.command(
-        "INSERT INTO erased SELECT {site:UInt32}, 'em', unhex({em:String}), now64()",
-        {"site": asked.audience.site_id, "em": hashed("ann")},
-    )
+ERASED = [("em", "ann"), ("hash", "ann"), ("hash", "tel"), ("ph", "tel"), ("external_id", "c"), ("epik", "k")]
+
+
+@pytest.mark.parametrize("erased", [*ERASED, ("visitor", "1")])
+async def test_the_erased_are_out_whatever_they_were_erased_by(warehouse: Warehouse, erased: tuple[str, str]) -> None:
+    """Of the second address on the device, all but the first address may be."""
+    seen = [
+        Seen(1, "add_to_cart", 100, em="ann", ph="tel", x="c", epik="k"),
+        Seen(1, "add_to_cart", 100, em="bob"),
+        Seen(2, "add_to_cart", 100, em="eve"),
+    ]
+    asked = await about(warehouse, cart_abandoned(quiet_for_min=0), world=World(seen, erased=[erased]))
     found = await desk.explain(warehouse, asked, hashed("ann"))
     assert found.erased and not found.is_in and "  Asked to be erased." in desk.told(found, "en")
+    preview = await desk.preview(warehouse, asked)
+    assert (preview.size, preview.visitors) == (2 if erased[1] == "ann" else 1, 1)
+
+
+async def test_nobody_is_erased_by_what_was_seen_on_a_shared_device(warehouse: Warehouse) -> None:
+    till = [Seen(1, "add_to_cart", 100, em=f"p{number}", ph="tel") for number in range(6)]
+    seen = [*till, Seen(2, "add_to_cart", 100, em="p0"), Seen(3, "add_to_cart", 100, em="p1", ph="tel")]
+    asked = await about(warehouse, cart_abandoned(quiet_for_min=0), world=World(seen, erased=[("ph", "tel")]))
+    assert (await desk.preview(warehouse, asked)).size == 1
+    assert (await desk.explain(warehouse, asked, hashed("p0"))).is_in
 
 
 # --- who
