@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from pinstream.collect import identity, scrub, stamp
+from pinstream.collect import identity, intake, scrub, stamp, wire
 from pinstream.collect.stamp import Context, Decision, Dropped
 from pinstream.collect.wire import Envelope
 from pinstream.errors import Refused
@@ -110,12 +110,26 @@ DAY_MS = 86_400_000
 
 @pytest.mark.parametrize(
     ("ago_ms", "kept_ms", "clamped"),
-    [(DAY_MS * 400, DAY_MS * 400, False), (DAY_MS * 400 + 1, DAY_MS * 400, True), (-DAY_MS, -300_000, True)],
+    [(DAY_MS * 400, DAY_MS * 400, False), (DAY_MS * 400 + 1, DAY_MS * 400, True), (-EARLY_MS, -EARLY_MS, False)],
 )
 def test_an_import_may_be_400_days_old(ago_ms: int, kept_ms: int, clamped: bool) -> None:
     raw = RawEvent(event="search", event_id="e", time=NOW - ago_ms)
     found = event(raw, envelope(sent_at=NOW - ago_ms), context(source="import"))
     assert (found.time, found.time_clamped, found.skew_ms, found.source) == (NOW - kept_ms, clamped, 0, "import")
+
+
+def test_an_import_of_the_future_is_refused_and_its_no_is_taken() -> None:
+    late = RawEvent(event="checkout", order_id="A-17", time=NOW + EARLY_MS + 1)
+    with pytest.raises(Refused) as caught:
+        event(late, envelope(), context(source="import"))
+    assert (caught.value.reason, caught.value.field) == ("out_of_range", "$.time")
+    said = {"event": "checkout", "order_id": "A-17"}
+    sent = {"site": SITE.tag_id, "consent": "yes", "events": [said | {"time": NOW}, said | {"time": late.time}]}
+    read = wire.parse("application/json", msgspec.json.encode(sent))
+    outcomes = intake.take(read, context(source="import"), lambda count: RANDOM[:count]).outcomes
+    assert [(each.status, each.field) for each in outcomes] == [("durable", ""), ("refused", "$.events[1].time")]
+    no = RawEvent(event="consent_withdrawn", time=NOW + 200 * DAY_MS)
+    assert event(no, envelope(visitor_id=OTHER), context(source="import")).time == NOW + EARLY_MS
 
 
 @pytest.mark.parametrize(

@@ -251,6 +251,28 @@ async def test_what_is_older_than_400_days_is_moved_and_counted(place: Place) ->
     assert (await place.stored())[0]["time"] == at_ms - 400 * DAY_MS
 
 
+async def test_a_time_to_come_is_refused_with_its_line(place: Place) -> None:
+    """A mix-up of day and month makes no recent buyer; and an order is taken whole."""
+    at_ms = now_ms()
+    rows = [
+        ("1", stamp(-200, at_ms), ""),
+        ("2", stamp(-4 / 1440, at_ms), ""),
+        ("3", stamp(10, at_ms), stamp(-200, at_ms)),
+        ("4", stamp(10, at_ms), stamp(5, at_ms)),
+    ]
+    path = place.write("o.csv", csv(("order_id", "time", "cancelled at"), *rows))
+    report = await place.take("orders", path, at_ms=at_ms)
+    assert (report.events, report.durable, report.clamped, report.refused) == (5, 3, 0, {"out_of_range": 2})
+    assert [(bad.line, bad.reason, bad.field) for bad in report.bad] == [
+        (2, "out_of_range", "time"),
+        (4, "out_of_range", "cancelled_at"),
+    ]
+    assert {event["order_id"] for event in await place.stored()} == {"2", "4"}
+    path = place.write("e.csv", csv(("event", "time"), ("search", stamp(-1, at_ms)), ("search", stamp(1, at_ms))))
+    report = await place.take("events", path, at_ms=at_ms)
+    assert (report.durable, [(bad.line, bad.reason) for bad in report.bad]) == (1, [(2, "out_of_range")])
+
+
 # --- stops, and going on -----------------------------------------------------------------------------
 
 

@@ -97,9 +97,9 @@ def take(wire: Wire, context: Context, random: Random) -> Intake:
     return Intake(outcomes, records, cookie, implied is not None)
 
 
-_PROPS_PATH: Final = "$.props"
+_FOUND_BY_STAMP: Final = frozenset({"$.props", "$.time"})
 
 
 def _placed(path: str, place: int, wire: Wire) -> str:
-    """The path of a fault. `stamp` finds faults in props, and knows nothing of batches."""
-    return f"$.events[{place}].props" if path == _PROPS_PATH and wire.batch else path
+    """The path of a fault. `stamp` finds some, and knows nothing of batches."""
+    return f"$.events[{place}]{path[1:]}" if path in _FOUND_BY_STAMP and wire.batch else path

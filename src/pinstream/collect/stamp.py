@@ -160,8 +160,8 @@ def stamp(raw: RawEvent, who: Sender, context: Context, random: Random) -> Stamp
     """The event to store, or the policy that forbids it. `random` makes the id of an event that has none.
 
     Raises:
-        Refused: the sender's identifiers are refused (of a withdrawal: and nothing else tells whose it is), or props
-            no longer fit once e-mails in them are hashed.
+        Refused: the sender's identifiers are refused (of a withdrawal: and nothing else tells whose it is), props no
+            longer fit once e-mails in them are hashed, or history is of a time to come (which holds up no withdrawal).
     """
     if canonical_name(raw.event) == CONSENT_WITHDRAWN:
         time, _ = _time(raw.time, who.skew_ms, context)
@@ -246,6 +246,10 @@ def id_of_order(raw: RawEvent) -> str:
 
 def _stamped(raw: RawEvent, who: Sender, context: Context, random: Random) -> Stamped:
     time, clamped = _time(raw.time, who.skew_ms, context)
+    if (
+        clamped and context.source == _IMPORT and time > context.now_ms
+    ):  # now would make a recent buyer of a misread date
+        raise Refused("out_of_range", "History has no time to come.", field="$.time")
     event_id, order_id, search_query, items = raw.event_id, raw.order_id, raw.search_query, raw.line_items
     if not event_id and context.source == _IMPORT:
         event_id = id_of_order(raw)

@@ -149,9 +149,14 @@ def _folded(columns: Sequence[str]) -> dict[str, str]:
 class Orders:
     """Rows of an order each, or of a line item each: those of one order must follow each other."""
 
-    def __init__(self, columns: Sequence[str], reading: Reading) -> None:
-        """`columns`: of the whole file; empty: every row has its own. Raises Refused as `mapping` does."""
+    def __init__(self, columns: Sequence[str], reading: Reading, latest_ms: int) -> None:
+        """`columns`: of the whole file; empty: every row has its own. `latest_ms`: what is later is no order's time.
+
+        Raises:
+            Refused: as `mapping`, or a column is missing.
+        """
         self._reading = reading
+        self._latest_ms = latest_ms
         self._columns = tuple(columns)
         self._mappings = {self._columns: mapping(columns, reading)}
         if columns and not {"order_id", "time"} <= self._mappings[self._columns].keys():
@@ -204,17 +209,23 @@ class Orders:
             raise Refused("missing_field", "An order needs an id.", field="order_id")
         status = str(order.get("status", "")).strip().lower().removeprefix("wc-")
         ended = _ENDED.get(status, ORDER_CANCELLED if "cancelled_at" in order else "")
-        ended_ms = time_ms(order["cancelled_at"], self._reading, "cancelled_at") if "cancelled_at" in order else 0
+        ended_ms = self._time_ms(order, "cancelled_at") if "cancelled_at" in order else 0
         if "time" not in order and not ended:
             raise Refused("missing_field", "An order needs the time at which it was placed.", field="time")
         found = []
         if "time" in order:
-            placed_ms = time_ms(order["time"], self._reading, "time")
+            placed_ms = self._time_ms(order, "time")
             ended_ms = ended_ms or placed_ms
             found.append(_placed(order, order_id, placed_ms, items, self._reading))
         if ended:
             # holds nobody, so it needs no one's consent
             found.append({"consent": "yes", "event": ended, "order_id": order_id, "time": ended_ms})
+        return found
+
+    def _time_ms(self, order: Mapping[str, Any], field: str) -> int:
+        found = time_ms(order[field], self._reading, field)
+        if found > self._latest_ms:
+            raise Refused("out_of_range", f"This is a time to come. {_HOW_TIMES}", field=field)
         return found
 
 
@@ -280,6 +291,7 @@ class Events:
 
 # --- values ------------------------------------------------------------------------------------------
 
+_HOW_TIMES: Final = "Say how times are written: --time-format, --time-zone."
 _OFFSET = re.compile(r"\s+(?=[+-]\d\d:?\d\d$)")
 _DIGITS = re.compile(r"\d{9,14}(?:\.\d+)?")
 _MILLISECONDS_FROM: Final = 100_000_000_000
@@ -302,7 +314,7 @@ def time_ms(value: Any, reading: Reading, field: str) -> int:
         found = found if found.tzinfo else found.replace(tzinfo=reading.zone)
         return int(found.timestamp() * 1000)
     except (ValueError, OverflowError) as exc:
-        raise Refused("bad_value", "This is no time. Say how it is written: --time-format.", field=field) from exc
+        raise Refused("bad_value", f"This is no time. {_HOW_TIMES}", field=field) from exc
 
 
 def amount(value: Any) -> Any:

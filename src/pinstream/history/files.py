@@ -1,11 +1,12 @@
 """Files of shops, row by row: CSV and JSON lines of any size, in the memory of one row.
 
-A row that cannot be read is a Refused in its place; the next one is read all the same.
+A row that cannot be read is a Refused in its place and costs the line it begins on; the next one is read all the same.
 """
 
 from __future__ import annotations
 
 import csv
+from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import blake2b
@@ -16,10 +17,13 @@ from pinstream.collect.values import an_object, decode_json
 from pinstream.errors import Refused
 from pinstream.event import MAX_BODY_BYTES
 
-MAX_LINE_CHARS: Final = MAX_BODY_BYTES
+MAX_LINE_CHARS: Final = MAX_BODY_BYTES  # of a row of several lines too
+MAX_RECORD_LINES: Final = 100
+"""Of a row whose quoted texts hold line breaks; it is also how far a stray quote is looked into for its end."""
 MAX_COLUMNS: Final = 500
 _DELIMITERS: Final = ",;\t"
 _CHUNK_BYTES: Final = 1 << 20
+_NO_TEXT: Final = "holds a NUL, or is in another encoding: --encoding cp1252 is that of old spreadsheets"
 
 
 class Row(NamedTuple):
@@ -40,6 +44,7 @@ class Table:
         self.columns: tuple[str, ...] = ()
         """Of a CSV file; empty where every row names its own."""
         self._delimiter = ","
+        self._width = 0
 
     def head(self, unnamed: str = "") -> None:
         """Read the names of the columns.
@@ -52,47 +57,65 @@ class Table:
         """
         if not self._is_csv:
             return
-        first = self._lines.peek()
-        self._delimiter = max(_DELIMITERS, key=first.count)
-        names = [name.strip() for name in next(csv.reader([first], delimiter=self._delimiter), [])]
+        self._delimiter = max(_DELIMITERS, key=self._lines.peek().count)
+        names = [name.strip() for name in self._record(self._reader()) or ()]
         if len(names) > MAX_COLUMNS or not any(names):
             raise Refused("bad_value", f"The first line names no columns, or more than {MAX_COLUMNS}.", field="line 1")
+        if not _is_text("".join(names)):
+            raise Refused("bad_text", f"The first line {_NO_TEXT}.", field="line 1")
+        self._width = len(names)
         if unnamed and any("@" in name or len(name) == 64 for name in names):
+            self._lines.again(0)
             self.columns = (unnamed,)
-            return
-        self._lines.skip()
-        self.columns = tuple(names)
+        else:
+            self.columns = tuple(names)
 
     def rows(self) -> Iterator[Row]:
         """Every row behind the head."""
         return self._csv_rows() if self._is_csv else self._json_rows()
 
     def _csv_rows(self) -> Iterator[Row]:
-        rows = csv.reader(self._lines, delimiter=self._delimiter, strict=True)
+        rows = self._reader()
         while True:
             line = self._lines.number + 1
             try:
-                cells = next(rows)
-            except StopIteration:
-                return
+                cells = self._record(rows)
             except Refused as exc:
                 yield Row(line, exc)
                 continue
-            except csv.Error as exc:
-                reason = "too_long" if "field limit" in str(exc) else "bad_value"
-                yield Row(line, Refused(reason, f"This is no row of CSV: {exc}."))
-                continue
+            if cells is None:
+                return
             if any(cells):
                 yield Row(line, self._named(cells))
+
+    def _reader(self) -> Iterator[list[str]]:
+        return csv.reader(self._lines, delimiter=self._delimiter, strict=True)
+
+    def _record(self, rows: Iterator[list[str]]) -> list[str] | None:
+        """The cells of the next row; None at the end. Where a row is Refused, its second line is the next one."""
+        self._lines.begin()
+        try:
+            cells = next(rows, None)
+            if cells and self._lines.taken > 1 and self._width not in (0, len(cells)):
+                raise Refused("bad_value", "A row of several lines has another number of cells. Is a quote left open?")
+            return cells
+        except csv.Error as exc:
+            self._lines.again(1)
+            reason = "too_long" if "field limit" in str(exc) else "bad_value"
+            raise Refused(reason, f"This is no row of CSV: {exc}.") from exc
+        except Refused:
+            self._lines.again(1)
+            raise
 
     def _named(self, cells: list[str]) -> Mapping[str, Any] | Refused:
         found = {name: cell for name, cell in zip(self.columns, cells, strict=False) if name and cell.strip()}
         if not _is_text("".join(found.values())):
-            return Refused("bad_text", "A text holds a NUL, or is not in the encoding that was given.")
+            return Refused("bad_text", f"A text {_NO_TEXT}.")
         return found
 
     def _json_rows(self) -> Iterator[Row]:
         while True:
+            self._lines.begin()
             line = self._lines.number + 1
             try:
                 sent = next(self._lines)
@@ -113,11 +136,13 @@ def _is_text(value: str) -> bool:
 
 
 class _Lines:
-    """The lines of a file; one that is too long is raised as a Refused, and the next one is read all the same."""
+    """The lines of a file, for one row at a time; of a row that was wrong the lines behind the first are read again."""
 
     def __init__(self, file: TextIO) -> None:
         self._file = file
-        self._peeked: str | None = None
+        self._ahead: deque[str | Refused] = deque()
+        self._row: list[str | Refused] = []
+        self._chars = 0
         self.number = 0
         """Of the line that was read last."""
 
@@ -125,27 +150,55 @@ class _Lines:
         return self
 
     def __next__(self) -> str:
-        line, self._peeked = self._peeked, None
-        if line is None:
-            line = self._file.readline(MAX_LINE_CHARS)
+        """The next line. Raises Refused for one that is too long, or too many of one row."""
+        if len(self._row) == MAX_RECORD_LINES:
+            raise _too_long()
+        line = self._ahead.popleft() if self._ahead else self._read()
         if not line:
             raise StopIteration
+        self._row.append(line)
         self.number += 1
-        if len(line) < MAX_LINE_CHARS or line.endswith("\n"):
+        if isinstance(line, Refused):
+            raise line
+        self._chars += len(line)
+        if self._chars > MAX_LINE_CHARS:
+            raise _too_long()
+        return line
+
+    @property
+    def taken(self) -> int:
+        """How many lines the row has."""
+        return len(self._row)
+
+    def begin(self) -> None:
+        """A row begins."""
+        self._row, self._chars = [], 0
+
+    def again(self, start: int) -> None:
+        """The lines of the row from its `start` on, counted from 0, are next."""
+        self._ahead.extendleft(reversed(self._row[start:]))
+        self.number -= len(self._row[start:])
+        del self._row[start:]
+
+    def peek(self) -> str:
+        """The next line, which stays the next one. Raises Refused if it is too long."""
+        self.begin()
+        line = next(self, "")
+        self.again(0)
+        return line
+
+    def _read(self) -> str | Refused:
+        line = self._file.readline(MAX_LINE_CHARS)
+        if len(line) < MAX_LINE_CHARS or line.endswith(("\n", "\r")):
             return line
         while (rest := self._file.readline(MAX_LINE_CHARS)) and not rest.endswith(("\n", "\r")):
             pass
-        raise Refused("too_long", f"A line has at most {MAX_LINE_CHARS} characters.")
+        return _too_long()
 
-    def peek(self) -> str:
-        """The next line, which stays the next one."""
-        self._peeked = self._file.readline(MAX_LINE_CHARS)
-        return self._peeked
 
-    def skip(self) -> None:
-        """Pass over the line that was peeked at."""
-        self._peeked = None
-        self.number += 1
+def _too_long() -> Refused:
+    bounds = f"{MAX_RECORD_LINES} lines and {MAX_LINE_CHARS} characters"
+    return Refused("too_long", f"A row has at most {bounds}. Is a quote left open?")
 
 
 @contextmanager

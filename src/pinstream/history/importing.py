@@ -24,7 +24,7 @@ from pinstream.collect.intake import Outcome
 from pinstream.collect.stamp import Context, id_of_order
 from pinstream.collect.wire import Wire
 from pinstream.errors import Refused, Retryable, SetupFault, Uncertain
-from pinstream.event import EVENTS, encode
+from pinstream.event import EARLY_MS, EVENTS, encode
 from pinstream.eventlog.contract import Appender, Log, Record
 from pinstream.history import files
 from pinstream.history.columns import Events, Orders, Reading, Told
@@ -178,7 +178,9 @@ class Import:
         context = Context(now_ms=as_of_ms, site=source.site, source="import", suppressed=source.suppressed)
         with files.opened(source.path, source.encoding) as table:
             table.head()
-            reader = (Orders if source.kind == "orders" else Events)(table.columns, source.reading)
+            orders, columns = source.kind == "orders", table.columns
+            latest_ms = as_of_ms + EARLY_MS
+            reader = Orders(columns, source.reading, latest_ms) if orders else Events(columns, source.reading)
             for told in reader.told(self._counted(table.rows())):
                 if stop.is_set():
                     return

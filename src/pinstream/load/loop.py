@@ -26,7 +26,6 @@ from pinstream import event, metrics
 from pinstream.errors import (
     Fatal,
     Fenced,
-    LogError,
     PinstreamError,
     PositionLost,
     Retryable,
@@ -34,7 +33,7 @@ from pinstream.errors import (
     WarehouseError,
 )
 from pinstream.eventlog.contract import Bounds, Consumer, Intent, Log, Partition, Position, Stored
-from pinstream.load import batch, deadletter
+from pinstream.load import batch, deadletter, lag
 from pinstream.settings import Load
 from pinstream.warehouse import flips, migrate, queries, rollup, schema
 from pinstream.warehouse.client import Warehouse
@@ -50,8 +49,6 @@ READ_AHEAD_S: Final = 0.02
 """Between two looks for records while a task runs."""
 INSERTS: Final = 2
 """Blocks inserted at a time, of different partitions. More gain nothing (docs/benchmarks.md) and cost memory there."""
-LOOK_S: Final = 15.0
-"""Between two looks at how far the log is ahead."""
 FLIP_S: Final = 0.5
 """Between two looks at the rollup version that new records get."""
 HELD_S: Final = 60.0
@@ -128,7 +125,7 @@ class Loader:
         self._stop = stop
         consumer = await self._log.consumer(GROUP, TOPICS)
         watching = [
-            asyncio.create_task(self._watch(), name="lag"),
+            asyncio.create_task(lag.watch(self._log, GROUP, TOPICS), name="lag"),
             asyncio.create_task(self._watch_flips(), name="rollup version"),
         ]
         try:
@@ -145,7 +142,8 @@ class Loader:
                 except _Stopped:
                     break
                 else:
-                    self._waiting_for.pop("log", None)
+                    if consumer.generation == self._generation:
+                        self._waiting_for.pop("log", None)
             await self._come_to_rest(consumer)
         finally:
             for task in (*watching, *self._tasks.values()):
@@ -206,29 +204,6 @@ class Loader:
     @property
     def _full(self) -> frozenset[Partition]:
         return frozenset(partition for partition, lane in self._lanes.items() if self._reads_enough(lane))
-
-    async def _watch(self) -> None:
-        """Measure how far the log is ahead, whatever the loop is waiting for."""
-        while True:
-            try:
-                await self._look()
-            except LogError as exc:
-                logger.warning("The lag is unknown: %s", exc)
-            await asyncio.sleep(LOOK_S)
-
-    async def _look(self) -> None:
-        for partition, (position, bounds) in (await self._log.inspect(GROUP, TOPICS)).items():
-            reached = bounds.first if position.offset is None else position.offset
-            lag = metrics.LAG_RECORDS.labels(partition.topic, str(partition.number))
-            lag.set(max(0, bounds.end - reached))
-        overdue = await self._log.overdue(GROUP, TOPICS, now_ms=int(time.time() * 1000))
-        metrics.OVERDUE_PARTITIONS.set(len(overdue))
-        for partition in overdue:
-            logger.warning(
-                "%s/%d: unread records are past half of the log's retention. Add loaders, or raise retention.ms.",
-                partition.topic,
-                partition.number,
-            )
 
     async def _watch_flips(self) -> None:
         """Learn of a new rollup version, and end what a dead rebuild left."""
