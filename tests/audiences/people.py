@@ -226,12 +226,10 @@ async def create(warehouse: Warehouse, worlds: Sequence[World]) -> list[int]:
         for site, each in found
         for kind, name in each.erased
     ]
-    for columns in ("id_value", "id_hex"):
-        rows = [row for row in erased if columns in row]
-        if rows:
-            body = b"\n".join(map(msgspec.json.encode, rows))
-            await warehouse.insert("erased", list(rows[0]), body, token=f"test:{next(_tokens)}")
-    for table, rows in (("list_member", listed), ("audience_member", members)):
+    by_text = [row for row in erased if "id_value" in row]
+    by_hash = [row for row in erased if "id_hex" in row]
+    tables = (("list_member", listed), ("audience_member", members), ("erased", by_text), ("erased", by_hash))
+    for table, rows in tables:
         if rows:
             body = b"\n".join(map(msgspec.json.encode, rows))
             await warehouse.insert(table, list(rows[0]), body, token=f"test:{next(_tokens)}")
