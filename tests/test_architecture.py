@@ -22,6 +22,7 @@ RANKS = (
     ("console",),
     ("roles",),
     ("demo", "doctor"),
+    ("commands",),
     ("cli",),
     ("__main__",),
 )
@@ -41,12 +42,12 @@ DOORS = {
     "pydantic": ("settings.py",),
     "pydantic_settings": ("settings.py",),
     "re2": ("collect/gate.py",),
-    "rich": ("cli.py", "demo/"),
+    "rich": ("cli.py", "commands/", "demo/"),
     "sqlalchemy": ("state/",),
     "sqlite3": ("eventlog/", "pinterest/fakeworld.py", "state/"),
     "stamina": ("pinterest/client.py",),
-    "structlog": ("cli.py",),
-    "typer": ("cli.py",),
+    "structlog": ("commands/",),
+    "typer": ("cli.py", "commands/"),
     "yaml": ("pinterest/fake.py",),
 }
 """Foreign library -> the files or folders that may import it."""

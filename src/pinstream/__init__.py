@@ -1,6 +1,7 @@
 """pinstream: what happens in a shop becomes Pinterest audiences. A map of the rooms, in the order of the flow.
 
     cli.py          the command line (also `__main__.py`); nobody imports it
+    commands/       groups of commands, and what they share: tables, JSON, log lines
     roles.py        composition: settings -> resources -> one role
     supervisor.py   several processes under one: prefixed logs, restarts, replacement, orderly end
     doctor.py       what is broken on this machine, and how to mend it
@@ -23,8 +24,8 @@
     demo/              a shop, its shoppers, and all of the above on one machine
 
 Imports point down: vocabulary <- serving <- ops <- eventlog, warehouse, pinterest, state <- audiences, privacy
-<- collect, load, push, forward <- history <- console <- roles <- demo, doctor <- cli. Stages never import each other:
-they meet on the event, the log and the tables. tests/test_architecture.py holds this.
+<- collect, load, push, forward <- history <- console <- roles <- demo, doctor <- commands <- cli. Stages never
+import each other: they meet on the event, the log and the tables. tests/test_architecture.py holds this.
 """
 
 __version__ = "0.1.0"

@@ -1,4 +1,5 @@
 """The command line. Nobody imports this module; what it needs it imports late, so that `--help` is quick.
+Groups of commands that stand by themselves are in `commands/`.
 
 Exit codes: 0 done, 1 a fault (the message says what to do), 2 the command itself was wrong.
 """
@@ -11,38 +12,31 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import structlog
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from pinstream import __version__
 from pinstream import settings as settings_module
 from pinstream.clock import now_ms
-from pinstream.errors import PinstreamError, Refused
-from pinstream.settings import Settings
+from pinstream.commands.audiences import audiences
+from pinstream.commands.terminal import AsJson, load_settings, log_to_stderr, open_store, plain, show
+from pinstream.errors import PinstreamError
 from pinstream.supervisor import Serve, Supervisor, on_hangup, supervised, until_signalled
 
 if TYPE_CHECKING:  # imported where it is used, so that `--help` is quick
-    from pinstream.audiences.desk import Subject
     from pinstream.state.snapshot import Site
-    from pinstream.state.store import Store
-    from pinstream.warehouse.client import Warehouse
-
-T = TypeVar("T")
 
 app = typer.Typer(no_args_is_help=True, add_completion=True, rich_markup_mode=None, pretty_exceptions_enable=False)
 config = typer.Typer(no_args_is_help=True, help="Show the settings in force, or a documented sample file.")
 sites = typer.Typer(no_args_is_help=True, help="Shops: tag ids and allowed origins.")
 keys = typer.Typer(no_args_is_help=True, help="API keys for servers that send engagements.")
-audiences = typer.Typer(no_args_is_help=True, help="Audiences: add, preview, explain, export, sync.")
 warehouse = typer.Typer(help="Role: the embedded ClickHouse engine; and tasks in the warehouse.")
 lists = typer.Typer(no_args_is_help=True, help="Lists of people for rules: customers, VIPs, newsletter.")
 spool = typer.Typer(no_args_is_help=True, help="What is kept on disk while Kafka is away. Works while collect runs.")
@@ -56,13 +50,6 @@ for name, group in (
     ("spool", spool),
 ):
     app.add_typer(group, name=name)
-
-
-class Language(StrEnum):
-    """Languages of what marketers read."""
-
-    en = "en"
-    fr = "fr"
 
 
 class Positions(StrEnum):
@@ -88,8 +75,6 @@ class Platform(StrEnum):
 
 
 ONE_WORKER = "one worker: nothing to replace"
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 
 def main() -> None:
@@ -118,35 +103,6 @@ def _root(
 # --- in common -----------------------------------------------------------------------------------
 
 
-def _settings() -> Settings:
-    loaded = settings_module.load()
-    _log_to_stderr(loaded.log_format)
-    return loaded
-
-
-def _log_to_stderr(style: Literal["text", "json"]) -> None:
-    shared: list[Any] = [structlog.stdlib.add_log_level, structlog.stdlib.add_logger_name]
-    if style == "json":
-        stamp = structlog.processors.TimeStamper(fmt="iso", utc=True)
-        renderer: Any = structlog.processors.JSONRenderer()
-    else:
-        stamp = structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False)
-        renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=0)
-    formatter = structlog.stdlib.ProcessorFormatter(
-        foreign_pre_chain=[*shared, stamp],
-        processors=[
-            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-            structlog.processors.format_exc_info,
-            renderer,
-        ],
-    )
-    handler = logging.StreamHandler()
-    handler.setFormatter(formatter)
-    logging.basicConfig(handlers=[handler], level=logging.INFO, force=True)
-    for noisy in ("httpx", "httpcore", "aiokafka", "alembic", "urllib3", "uvicorn.error", "clickhouse_connect"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
-
-
 def _run(serve: Serve) -> None:
     """Run a role until SIGTERM or SIGINT."""
     with asyncio.Runner(loop_factory=_loop) as runner:
@@ -159,57 +115,13 @@ def _loop() -> asyncio.AbstractEventLoop:
     return uvloop.new_event_loop()
 
 
-def _print(rows: list[dict[str, Any]], as_json: bool) -> None:
-    """A list of things: JSON for programs; for people a table, or a block each where it is too wide; TSV into pipes."""
-    if as_json:
-        print(json.dumps(rows, default=str))
-        return
-    if not rows:
-        print("none")
-        return
-    if not sys.stdout.isatty():
-        print("\n".join("\t".join(map(_cell, line)) for line in (rows[0], *(row.values() for row in rows))))
-        return
-    table = Table(*rows[0])
-    for row in rows:
-        table.add_row(*map(_cell, row.values()))
-    console = Console()
-    if console.measure(table).maximum <= console.width:
-        console.print(table)
-        return
-    for row in rows:
-        console.rule()
-        for name, value in row.items():
-            console.print(f"[bold]{name}[/] {escape(_cell(value))}", highlight=False, soft_wrap=True)
-
-
-def _cell(value: object) -> str:
-    """A value as a person reads it in a table."""
-    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-
-
-@contextmanager
-def _store() -> Iterator[Store]:
-    from pinstream.state.store import Store
-
-    settings = _settings()
-    if not settings.state.url and not (settings.data_dir / "state.db").exists():
-        source = settings_module.config_file() or "no pinstream.toml here"
-        print(f"{source}; data in {settings.data_dir.absolute()}", file=sys.stderr)  # or was another folder meant?
-    store = Store.open(settings.state_url)
-    try:
-        yield store
-    finally:
-        store.close()
-
-
 # --- config --------------------------------------------------------------------------------------
 
 
 @config.command("show")
 def config_show(as_json: AsJson = False) -> None:
     """The settings in force, secrets masked."""
-    shown = settings_module.shown(_settings())
+    shown = settings_module.shown(load_settings())
     if as_json:
         print(json.dumps(shown))
         return
@@ -230,8 +142,8 @@ def config_sample() -> None:
 @sites.command("list")
 def sites_list(as_json: AsJson = False) -> None:
     """All sites."""
-    with _store() as store:
-        _print([_plain(site) for site in store.sites()], as_json)
+    with open_store() as store:
+        show([plain(site) for site in store.sites()], as_json)
 
 
 _ORIGIN = typer.Option(help="An allowed origin, such as https://www.shop.example; repeat it.")
@@ -270,8 +182,8 @@ def sites_add(
         "allow_null_origin": null_origin,
         "explicit_yes_overrides_gpc": explicit_yes_overrides_gpc,
     }
-    with _store() as store:
-        _print([_plain(store.add_site(_site(values), now_ms=now_ms()))], as_json)
+    with open_store() as store:
+        show([plain(store.add_site(_site(values), now_ms=now_ms()))], as_json)
     if not as_json:
         print("collect knows it within half a minute.", file=sys.stderr)
 
@@ -309,14 +221,14 @@ def sites_set(
         "allow_no_origin": allow_no_origin,
         "explicit_yes_overrides_gpc": explicit_yes_overrides_gpc,
     }
-    with _store() as store:
+    with open_store() as store:
         site = store.site(tag_id)
         if unknown := set(remove_origin or ()) - set(site.origins):
             raise typer.BadParameter(f"{', '.join(unknown)}: not on the list, which is {', '.join(site.origins)}.")
         kept = [origin for origin in site.origins if origin not in (remove_origin or ())]
         changes = {key: value for key, value in values.items() if value is not None}
-        changed = _site(_plain(site) | changes | {"origins": tuple(dict.fromkeys([*kept, *(add_origin or ())]))})
-        _print([_plain(store.set_site(changed))], as_json)
+        changed = _site(plain(site) | changes | {"origins": tuple(dict.fromkeys([*kept, *(add_origin or ())]))})
+        show([plain(store.set_site(changed))], as_json)
 
 
 def _site(values: dict[str, Any]) -> Site:
@@ -338,7 +250,7 @@ def keys_create(
     as_json: AsJson = False,
 ) -> None:
     """Make an API key. It is shown once."""
-    with _store() as store:
+    with open_store() as store:
         site_id = store.site(site).id if site else None
         key = store.create_key(site_id=site_id, label=label, now_ms=now_ms(), may_import=may_import)
     print(json.dumps({"key": key}) if as_json else key)
@@ -349,22 +261,15 @@ def keys_create(
 @keys.command("list")
 def keys_list(as_json: AsJson = False) -> None:
     """All keys, without the keys."""
-    with _store() as store:
-        _print([_plain(key) for key in store.api_keys()], as_json)
+    with open_store() as store:
+        show([plain(key) for key in store.api_keys()], as_json)
 
 
 @keys.command("revoke")
 def keys_revoke(prefix: str) -> None:
     """Delete the key that begins with PREFIX; collect forgets it within half a minute."""
-    with _store() as store:
+    with open_store() as store:
         store.revoke_key(prefix)
-
-
-def _plain(value: Any) -> dict[str, Any]:
-    import msgspec
-
-    plain: dict[str, Any] = msgspec.to_builtins(value)
-    return plain
 
 
 # --- roles ---------------------------------------------------------------------------------------
@@ -373,7 +278,7 @@ def _plain(value: Any) -> dict[str, Any]:
 def _role(name: str) -> None:
     from pinstream import roles
 
-    settings = _settings()
+    settings = load_settings()
     run = {"load": roles.load, "push": roles.push, "warehouse": roles.warehouse, "console": roles.console}[name]
     _run(lambda stop: run(settings, stop))
 
@@ -385,7 +290,7 @@ def collect(
     ] = None,
 ) -> None:
     """Role: HTTP in, durable answer out. With several workers, SIGHUP restarts them one by one."""
-    settings = _settings()
+    settings = load_settings()
     count = settings.collect.workers if workers is None else workers
     if count == 1:
         from pinstream import roles
@@ -413,7 +318,7 @@ def collect_worker(
     from pinstream.collect.server import Listeners
     from pinstream.collect.workers import share
 
-    settings = _settings()
+    settings = load_settings()
     part = settings.model_copy(update={"collect": share(settings.collect)})
     listeners = Listeners(socket.socket(fileno=public_fd), socket.socket(fileno=ops_fd))
     _run(lambda stop: roles.collect(part, stop, listeners))
@@ -433,7 +338,7 @@ def load(
         return
     from pinstream import roles
 
-    _print(asyncio.run(roles.reset_positions(_settings(), reset_positions.value)), as_json)
+    show(asyncio.run(roles.reset_positions(load_settings(), reset_positions.value)), as_json)
 
 
 @app.command()
@@ -466,11 +371,24 @@ def warehouse_rebuild(
     def say(line: str) -> None:
         print(line, file=sys.stderr)
 
-    done = asyncio.run(roles.rebuild_rollup(_settings(), view, say))
+    done = asyncio.run(roles.rebuild_rollup(load_settings(), view, say))
     if as_json:
-        print(json.dumps(_plain(done)))
+        print(json.dumps(plain(done)))
     else:
         print(f"{done.view}: {done.rows:,} rows counted anew in {done.seconds} s; load was held for {done.held_ms} ms.")
+
+
+@warehouse.command("refresh")
+def warehouse_refresh(as_json: AsJson = False) -> None:
+    """Make what is popular on Pinterest anew now, not only at the next full hour."""
+    from pinstream import roles
+
+    settings = load_settings()
+    asyncio.run(roles.refresh_popular(settings))
+    if as_json:
+        print(json.dumps({"known_within_s": settings.collect.snapshot_refresh_s}))
+    else:
+        print(f"Made anew. collect knows it within {settings.collect.snapshot_refresh_s:g} s.")
 
 
 @warehouse.command("dictionary")
@@ -480,11 +398,11 @@ def warehouse_dictionary(as_json: AsJson = False) -> None:
     from pinstream.warehouse import dictionary
 
     async def ask() -> list[dictionary.Entry]:
-        async with roles.open_warehouse(_settings()) as clickhouse:
+        async with roles.open_warehouse(load_settings()) as clickhouse:
             return await dictionary.entries(clickhouse)
 
     found = asyncio.run(ask())
-    print(json.dumps({"entries": _plain(found)}) if as_json else dictionary.markdown(found).rstrip())
+    print(json.dumps({"entries": plain(found)}) if as_json else dictionary.markdown(found).rstrip())
 
 
 @warehouse.command("analyst")
@@ -492,7 +410,7 @@ def warehouse_analyst(as_json: AsJson = False) -> None:
     """How an analyst connects: to the embedded engine at once, to a server after its administrator ran this SQL."""
     from pinstream.warehouse import analyst, schema
 
-    settings = _settings()
+    settings = load_settings()
     own = settings.warehouse
     sql = "" if own.mode == "embedded" else analyst.grants(own)
     told = {"url": own.url, "user": own.analyst_user, "database": schema.analytics_database(own), "sql": sql}
@@ -501,7 +419,7 @@ def warehouse_analyst(as_json: AsJson = False) -> None:
     if as_json:
         print(json.dumps(told))
     else:
-        print(sql, end="") if sql else _print([{key: value for key, value in told.items() if value}], False)
+        print(sql, end="") if sql else show([{key: value for key, value in told.items() if value}], False)
 
 
 @app.command()
@@ -509,7 +427,7 @@ def up() -> None:
     """All roles on this machine, under one process; what dies is started again. SIGHUP is passed on to `collect`."""
     from pinstream import roles
 
-    settings = _settings()
+    settings = load_settings()
     running: Supervisor | None = None
 
     def hung_up() -> None:
@@ -566,7 +484,7 @@ def demo(
     """A shop, its shoppers, the whole pipeline and a fake Pinterest, on this machine and on embedded engines."""
     from pinstream.demo import run
 
-    _log_to_stderr("text")
+    log_to_stderr("text")
     options = run.Options(seconds=seconds, events_per_s=events_per_s, data_dir=data_dir, seed=seed, verbose=verbose)
     outcome: list[run.Summary] = []
 
@@ -575,7 +493,7 @@ def demo(
 
     _run(serve)
     if as_json and outcome:
-        print(json.dumps(_plain(outcome[0])))
+        print(json.dumps(plain(outcome[0])))
     if not outcome or not outcome[0].holds:
         raise typer.Exit(1)
 
@@ -591,9 +509,9 @@ def migrate(
     """Bring ClickHouse's schema and the state database up to date."""
     from pinstream import roles
 
-    steps = asyncio.run(roles.migrate_all(_settings(), dry_run=dry_run))
+    steps = asyncio.run(roles.migrate_all(load_settings(), dry_run=dry_run))
     if as_json:
-        print(json.dumps([_plain(step) for step in steps]))
+        print(json.dumps([plain(step) for step in steps]))
         return
     for step in steps:
         print(f"{step.number:04d} {step.name}: {step.state}")
@@ -607,11 +525,11 @@ def doctor(as_json: AsJson = False) -> None:
     from pinstream import doctor as examination
 
     try:
-        findings = asyncio.run(examination.examine(_settings()))
+        findings = asyncio.run(examination.examine(load_settings()))
     except PinstreamError as exc:
         findings = [examination.fault("settings", exc)]
     if as_json:
-        print(json.dumps([_plain(finding) for finding in findings]))
+        print(json.dumps([plain(finding) for finding in findings]))
     else:
         for finding in findings:
             mark = {"ok": "[green]ok[/]   ", "note": "[yellow]note[/] ", "fault": "[red]FAULT[/]"}[finding.verdict]
@@ -635,8 +553,8 @@ def snippet(
     from pinstream.collect.snippet import snippet as made
     from pinstream.collect.tagfiles import TagFiles
 
-    collect = _settings().collect
-    with _store() as store:
+    collect = load_settings().collect
+    with open_store() as store:
         found = store.site(site)
     if not url:
         url = f"http://{collect.host}:{collect.port}"
@@ -645,7 +563,7 @@ def snippet(
     for note in made_for.notes:
         print(f"Note: {note}", file=sys.stderr)
     if as_json:
-        print(json.dumps(_plain(made_for)))
+        print(json.dumps(plain(made_for)))
         return
     if text:
         print(made_for.text, end="")
@@ -674,10 +592,10 @@ def sql(
     from pinstream import roles
 
     async def ask() -> list[dict[str, Any]]:
-        async with roles.open_warehouse(_settings()) as clickhouse:
+        async with roles.open_warehouse(load_settings()) as clickhouse:
             return await clickhouse.select(query)
 
-    _print(asyncio.run(ask()), as_json)
+    show(asyncio.run(ask()), as_json)
 
 
 # --- history -------------------------------------------------------------------------------------
@@ -730,10 +648,10 @@ def import_file(
 
         async def serve(stop: asyncio.Event) -> None:
             wanted = roles.Imported(path=file, tag_id=site, reading=how, encoding=encoding)
-            found.append(await roles.import_file(_settings(), kind.value, wanted, stop, _say, name_bad))
+            found.append(await roles.import_file(load_settings(), kind.value, wanted, stop, _say, name_bad))
 
         _run(serve)
-    _imported(_plain(found[0]) if found else {"finished": False}, as_json)
+    _imported(plain(found[0]) if found else {"finished": False}, as_json)
 
 
 def _imported(report: dict[str, Any], as_json: bool) -> None:
@@ -745,7 +663,7 @@ def _imported(report: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print(json.dumps(report))
     else:
-        _print([{name: value for name, value in report.items() if name != "bad"}], as_json=False)
+        show([{name: value for name, value in report.items() if name != "bad"}], as_json=False)
     if not report["finished"]:
         _say("Stopped. Run the same command again: it goes on from there.")
         raise typer.Exit(1)
@@ -782,7 +700,7 @@ def lists_list(as_json: AsJson = False) -> None:
     """All lists, by the number that rules know them by, and how many identifiers are on each."""
     from pinstream import roles
 
-    _print([_plain(each) for each in asyncio.run(roles.lists(_settings()))], as_json)
+    show([plain(each) for each in asyncio.run(roles.lists(load_settings()))], as_json)
 
 
 @lists.command("import")
@@ -818,7 +736,7 @@ def lists_drop(name: ListName, site: SiteOption) -> None:
     """Forget a list, and who is on it."""
     from pinstream import roles
 
-    asyncio.run(roles.drop_list(_settings(), site, name))
+    asyncio.run(roles.drop_list(load_settings(), site, name))
 
 
 def _list(
@@ -839,10 +757,10 @@ def _list(
     with _bad_rows(bad_rows) as name_bad:
 
         async def serve(stop: asyncio.Event) -> None:
-            found.append(await roles.import_list(_settings(), operation, wanted, name, stop, _say, name_bad))
+            found.append(await roles.import_list(load_settings(), operation, wanted, name, stop, _say, name_bad))
 
         _run(serve)
-    _imported(_plain(found[0]) if found else {"finished": False}, as_json)
+    _imported(plain(found[0]) if found else {"finished": False}, as_json)
 
 
 # --- spool ---------------------------------------------------------------------------------------
@@ -853,7 +771,7 @@ def spool_status(as_json: AsJson = False) -> None:
     """Each file: records, bytes, age, and the process that writes it."""
     from pinstream.eventlog import spool_file
 
-    found = spool_file.standing(_settings().spool_dir)
+    found = spool_file.standing(load_settings().spool_dir)
     rows = [
         {
             "file": each.file,
@@ -871,7 +789,7 @@ def spool_status(as_json: AsJson = False) -> None:
         totals = {"records": sum(each.records for each in found), "bytes": sum(each.used_bytes for each in found)}
         print(json.dumps(totals | {"files": rows}))
     else:
-        _print([{name: "-" if value is None else value for name, value in row.items()} for row in rows], as_json)
+        show([{name: "-" if value is None else value for name, value in row.items()} for row in rows], as_json)
 
 
 @spool.command("drain")
@@ -885,7 +803,7 @@ def spool_drain(as_json: AsJson = False) -> None:
     def report(file: int, records: int) -> None:
         print(f"file {file}: {records} records left", file=sys.stderr)
 
-    found = asyncio.run(drain_spool(_settings(), report))
+    found = asyncio.run(drain_spool(load_settings(), report))
     if as_json:
         print(json.dumps(found._asdict()))
     else:
@@ -901,207 +819,14 @@ def spool_verify(as_json: AsJson = False) -> None:
     from pinstream.eventlog import spool_file
 
     verdicts = []
-    for verdict in spool_file.verify(_settings().spool_dir):
+    for verdict in spool_file.verify(load_settings().spool_dir):
         print(f"file {verdict.file}: {verdict.records} records, {verdict.damage or 'whole'}", file=sys.stderr)
         verdicts.append(verdict)
     if as_json:
         print(
-            json.dumps(
-                {"records": sum(each.records for each in verdicts), "files": [_plain(each) for each in verdicts]}
-            )
+            json.dumps({"records": sum(each.records for each in verdicts), "files": [plain(each) for each in verdicts]})
         )
     else:
-        _print([_plain(each) for each in verdicts], as_json)
+        show([plain(each) for each in verdicts], as_json)
     if any(each.damage or each.unreadable for each in verdicts):
         raise typer.Exit(1)
-
-
-# --- audiences -----------------------------------------------------------------------------------
-
-
-@audiences.command("list")
-def audiences_list(as_json: AsJson = False) -> None:
-    """All audiences, how their connection to Pinterest is, and what the latest sync left: size, entered, left."""
-    from pinstream import roles
-
-    latest = asyncio.run(roles.latest_syncs(_settings()))
-    with _store() as store:
-        links = {link.audience_id: link for link in store.connections()}
-        rows = [
-            {
-                "id": audience.id,
-                "site_id": audience.site_id,
-                "name": audience.name,
-                "enabled": audience.enabled,
-                "connection": links[audience.id].state if audience.id in links else "-",
-                **{
-                    name: getattr(latest[audience.id], name) if audience.id in latest else None
-                    for name in ("size", "entered", "left")
-                },
-                "detail": links[audience.id].detail if audience.id in links else "",
-            }
-            for audience in store.audiences()
-        ]
-    _print(rows, as_json)
-
-
-@audiences.command("history")
-def audiences_history(
-    audience: Annotated[str, typer.Argument(help="Its number, or its name.")],
-    limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many syncs, the newest first.")] = 30,
-    as_json: AsJson = False,
-) -> None:
-    """How its list at Pinterest grew and shrank, sync by sync: size, entered, left, and what waits."""
-    from pinstream.audiences import membership
-
-    with _store() as store:
-        found = [each.id for each in store.audiences() if audience in (str(each.id), each.name)]
-    if len(found) != 1:
-        raise Refused("bad_value", f"{len(found)} audiences are called {audience}. `pinstream audiences list`.")
-
-    async def past(warehouse: Warehouse, asked: Subject) -> list[membership.Past]:
-        target = membership.Target(site_id=asked.audience.site_id, audience_id=asked.audience.id, run_id=0)
-        return await membership.history(warehouse, target, limit=limit)
-
-    _print([_plain(each) for each in _asked(found[0], past)], as_json)
-
-
-@audiences.command("templates")
-def audiences_templates(
-    language: Annotated[Language, typer.Option(help="Of names and descriptions.")] = Language.en,
-    as_json: AsJson = False,
-) -> None:
-    """Ready-made rules, and what can be changed in each with `audiences add --set`."""
-    from pinstream.audiences import templates
-
-    rows = [
-        {
-            "key": each.key,
-            "name": each.name[language.value],
-            "description": each.description[language.value],
-            "set": {parameter.name: parameter.default for parameter in each.parameters},
-        }
-        for each in templates.ALL
-    ]
-    _print(rows, as_json)
-
-
-@audiences.command("add")
-def audiences_add(
-    site: Annotated[str, typer.Option(help="Tag id of the site.")],
-    template: Annotated[str, typer.Option(help="One of `pinstream audiences templates`.")] = "cart_abandoned",
-    changes: Annotated[
-        list[str], typer.Option("--set", help="Change the template: within_days=14. Repeat it; lists with commas.")
-    ] = [],  # noqa: B006 - typer copies it
-    rule: Annotated[Path | None, typer.Option(help="A rule of your own, a .json or .toml file.")] = None,
-    name: Annotated[str, typer.Option(help="Its name; default: the template's.")] = "",
-    ad_account: Annotated[str, typer.Option(help="Connect it to this ad account; default: the settings'.")] = "",
-    as_json: AsJson = False,
-) -> None:
-    """Create an audience from a template or a rule and, if an ad account is known, connect it to Pinterest."""
-    from pinstream.audiences import desk
-    from pinstream.audiences.rule import to_json
-
-    wanted = desk.rule_of_file(rule) if rule else desk.rule_of_template(template, changes)
-    account = ad_account or _settings().pinterest.ad_account_id
-    with _store() as store:
-        audience = store.add_audience(
-            site_id=store.site(site).id,
-            name=name or (rule.stem if rule else template),
-            rule=to_json(wanted),
-            now_ms=now_ms(),
-        )
-        if account and wanted.level == "person":
-            store.connect(audience_id=audience.id, ad_account_id=account, now_ms=now_ms())
-    _print([_plain(audience)], as_json)
-
-
-@audiences.command("preview")
-def audiences_preview(audience_id: int, as_json: AsJson = False) -> None:
-    """How many are in it now, and who that is in words, in English and French."""
-    from pinstream.audiences import desk
-
-    found = _asked(audience_id, desk.preview)
-    if as_json:
-        print(json.dumps(_plain(found)))
-        return
-    for language in desk.LANGUAGES:
-        print(f"{language}  {found.size_in_words[language]}: {found.sentence[language]}")
-        print("".join(f"    {note}\n" for note in found.notes[language]), end="")
-
-
-@audiences.command("explain")
-def audiences_explain(
-    audience_id: int,
-    person: Annotated[str, typer.Option(help="An e-mail address, or its SHA-256 in hex.")],
-    language: Annotated[Language, typer.Option(help="Of the answer.")] = Language.en,
-    as_json: AsJson = False,
-) -> None:
-    """Why one person is in it or not: each condition, and what it was decided by."""
-    from pinstream.audiences import desk
-    from pinstream.collect.identity import hashed
-
-    em = hashed("em", person, "", "person")
-    found = _asked(audience_id, lambda warehouse, asked: desk.explain(warehouse, asked, em))
-    print(json.dumps(_plain(found)) if as_json else "\n".join(desk.told(found, language.value)))
-
-
-@audiences.command("export")
-def audiences_export(
-    audience_id: int,
-    out: Annotated[Path | None, typer.Option(help="Write here; default: to the terminal.")] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Who is in it now, as CSV: a SHA-256 of an e-mail address a line; for rules about browsers a visitor's number."""
-    from pinstream.audiences import desk
-
-    count, lines = _asked(audience_id, desk.export)
-    if as_json and out is None:
-        raise typer.BadParameter("--json needs --out: the lines themselves go to the terminal.")
-    with open(out, "w") if out else nullcontext(sys.stdout) as file:
-        file.writelines(f"{line}\n" for line in lines)
-    if as_json:
-        print(json.dumps({"id": audience_id, "lines": count, "file": str(out)}))
-    else:
-        print(f"{count} lines", file=sys.stderr)
-
-
-@audiences.command("sync")
-def audiences_sync(
-    audience_id: int,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what a sync would do.")] = False,
-    confirm_removals: Annotated[
-        bool, typer.Option("--confirm-removals", help="Allow this sync to remove any number of members.")
-    ] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Make Pinterest's list equal to the audience now."""
-    from pinstream import roles
-
-    if not dry_run:
-        _print([asyncio.run(roles.sync_now(_settings(), audience_id, confirm_removals=confirm_removals))], as_json)
-        return
-    from pinstream.audiences import desk
-    from pinstream.push import plan
-
-    found = _asked(audience_id, desk.dry_run)
-    guard = plan.guard(_settings().push)
-    held = 0 if confirm_removals else guard.held(members=found.members, removes=found.removes, asked=found.withdrawn)
-    _print([_plain(found) | {"held": held}], as_json)
-
-
-def _asked(audience_id: int, question: Callable[[Warehouse, Subject], Awaitable[T]]) -> T:
-    """The answer to a question about an audience."""
-    from pinstream import roles
-    from pinstream.audiences import desk
-    from pinstream.privacy import suppress
-
-    settings = _settings()
-
-    async def ask() -> T:
-        async with roles.open_store(settings) as store, roles.open_warehouse(settings) as clickhouse:
-            asked = await desk.subject(store, audience_id, settings.audiences.rates, now_ms=now_ms())
-            await suppress.carry(store, clickhouse, asked.audience.site_id)
-            return await question(clickhouse, asked)
-
-    return asyncio.run(ask())

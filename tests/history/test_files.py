@@ -93,3 +93,24 @@ def test_every_line_is_read_or_refused_whatever_the_quotes(path: Path) -> None:
         for first, following in zip(spans, [*spans[1:], 40], strict=True):
             inside = "".join(taken.get(first, []))
             assert following - first - 1 == inside.count("\n"), (first, lines)
+
+
+@pytest.mark.parametrize(
+    ("head", "reason", "hint"),
+    [
+        (f'"{"x" * 200_000}",total\n', "too_long", "field limit"),
+        (f"{'x' * (2 * MAX_LINE_CHARS)}\n", "too_long", "characters"),
+        ('"id,total\n1,5\n', "bad_value", "no row of CSV"),
+        ("\n1,5\n", "bad_value", "names no columns"),
+        ("Num\u00e9ro,total\n1,5\n", "bad_text", "--encoding cp1252"),
+    ],
+)
+def test_a_head_that_cannot_be_read_is_refused(path: Path, head: str, reason: str, hint: str) -> None:
+    path.write_text(head, encoding="cp1252", newline="")
+    with files.opened(path, "utf-8") as table, pytest.raises(Refused, match=hint) as caught:
+        table.head()
+    assert caught.value.reason == reason
+
+
+def test_a_name_of_a_column_may_hold_a_line_break(path: Path) -> None:
+    assert read(path, 'id,"the\nname",total\n3,ann,5\n') == (numbered(range(3, 4)), {})

@@ -120,12 +120,31 @@ async def test_a_shopify_export(place: Place) -> None:
 
 @pytest.mark.parametrize(
     ("cell", "value"),
-    [("49.90", 49.9), ("49,90", 49.9), ("1.234,50", 1234.5), ("1,234.50", 1234.5), ("€ 49,90", 49.9), ("1,234", 1234)],
+    [
+        ("49.90", 49.9),
+        ("49,90", 49.9),
+        ("1.234,50", 1234.5),
+        ("1,234.50", 1234.5),
+        ("€ 49,90", 49.9),
+        ("1,234", 1234),
+        ("1 234,56", 1234.56),
+        ("1\u202f234\u202f567,80\u00a0€", 1_234_567.8),
+        ("1'234.50", 1234.5),
+        ("12 345", 12345),
+        ("0,999", 0.999),
+        ("0.999", 0.999),
+    ],
 )
 async def test_money_as_shops_write_it(place: Place, cell: str, value: float) -> None:
     path = place.write("o.csv", f"order_id;time;total\n1;{stamp(1)};{cell}\n")
     await place.take("orders", path)
     assert [event["value"] for event in await place.stored()] == [value]
+
+
+@pytest.mark.parametrize("cell", ["0,999.50", "0.999,50", "1 23,45", "1.234 567,80", "12 3456", "1,234,5"])
+async def test_money_that_can_be_read_in_no_way_is_refused(place: Place, cell: str) -> None:
+    report = await place.take("orders", place.write("o.csv", f"order_id;time;total\n1;{stamp(1)};{cell}\n"))
+    assert [(bad.line, bad.reason) for bad in report.bad] == [(2, "bad_type")]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import gzip
 import json
 import re
 from collections.abc import AsyncIterator, Iterator
@@ -20,7 +22,7 @@ from pinstream import cli
 from pinstream.errors import QueryFailed
 from pinstream.settings import Settings
 from pinstream.settings import Warehouse as WarehouseSettings
-from pinstream.warehouse import analyst, guard, schema
+from pinstream.warehouse import analyst, guard, http, schema
 from pinstream.warehouse.client import Warehouse
 from pinstream.warehouse.password import analyst_password, password
 from tests.warehouse.conftest import SECRETS, Month
@@ -126,10 +128,62 @@ async def test_limits_hold_and_may_be_lowered(front: httpx.AsyncClient) -> None:
         for value in ("0", str(limit + 1), "1e1", "-1", ""):
             answer = await front.post("/", params={name: value}, content="SELECT 1")
             assert answer.headers["X-ClickHouse-Exception-Code"] == "452", (name, value)
+    threads = (await front.post("/", content="SELECT getSetting('max_threads')")).text
+    assert threads == f"{http.ANALYST_THREADS}\n"
+    more = await front.post("/", params={"max_threads": str(http.ANALYST_THREADS + 1)}, content="SELECT 1")
+    assert more.headers["X-ClickHouse-Exception-Code"] == "452"
     many = await front.post("/", content="SELECT * FROM numbers(2000000)")
     assert many.headers["X-ClickHouse-Exception-Code"] == "396"
     slow = await front.post("/", params={"max_execution_time": "1"}, content="SELECT sleep(3)")
     assert slow.headers["X-ClickHouse-Exception-Code"] == "159"
+
+
+LONGEST = f"SELECT 1{' ' * (analyst.MAX_SQL_BYTES - 8)}"
+
+
+async def test_a_statement_is_as_long_as_people_write_them(front: httpx.AsyncClient) -> None:
+    most, packed = LONGEST.encode(), {"Content-Encoding": "gzip"}
+    assert (await front.post("/", content=most)).text == "1\n"
+    assert (await front.post("/", content=gzip.compress(most), headers=packed)).text == "1\n"
+    for answer in (
+        await front.post("/", content=most + b" "),
+        await front.post("/", content=gzip.compress(most + b" "), headers=packed),
+        await front.post("/", params={"query": "SELECT 1"}, content=most[8:]),
+        await front.post("/", content=iter_of(most, most)),
+    ):
+        assert (answer.status_code, answer.headers["X-ClickHouse-Exception-Code"]) == (413, "307"), answer.text
+
+
+async def iter_of(*chunks: bytes) -> AsyncIterator[bytes]:
+    """A body whose length is not announced."""
+    for chunk in chunks:
+        yield chunk
+
+
+async def test_analysts_wait_for_analysts_and_the_others_do_not(
+    front: httpx.AsyncClient, warehouse_server: EmbeddedProcess
+) -> None:
+    """# With all turns of analysts taken, not even what will be refused is read, and the owner is answered."""
+    endless, limit = (
+        "SELECT count() FROM numbers(1000000000000) WHERE sipHash64(number) = 7",
+        {"max_execution_time": "8"},
+    )
+    async with (
+        httpx.AsyncClient(base_url=warehouse_server.settings.url, auth=OWNER, timeout=60) as owner,
+        asyncio.TaskGroup() as group,
+    ):
+        taken = [
+            group.create_task(front.post("/", params=limit, content=endless)) for _ in range(http.MAX_ANALYST_READS)
+        ]
+        running = "SELECT count() FROM system.processes WHERE query LIKE 'SELECT count() FROM numbers%'"
+        while (await owner.post("/", content=running)).text != f"{http.MAX_ANALYST_READS}\n":
+            assert not any(task.done() for task in taken)
+        late = [group.create_task(front.post("/", content="DROP TABLE t")) for _ in range(20)]
+        for sql in ("SELECT 1", "CREATE TEMPORARY TABLE t (a UInt8)", "SELECT 1 FORMAT JSON", "SELECT 1", "SELECT 1"):
+            assert (await owner.post("/", content=sql)).status_code == 200
+        assert not any(task.done() for task in taken + late)
+    assert {task.result().headers["X-ClickHouse-Exception-Code"] for task in taken} == {"159"}
+    assert {task.result().headers["X-ClickHouse-Exception-Code"] for task in late} == {"497"}
 
 
 # --- what is not --------------------------------------------------------------------------------------
@@ -288,10 +342,15 @@ async def test_what_came_along_is_refused(front: httpx.AsyncClient, sent: dict[s
     assert answer.headers["X-ClickHouse-Exception-Code"] in ("497", "452"), answer.text
 
 
-async def test_settings_in_the_statement_meet_readonly(front: httpx.AsyncClient) -> None:
-    for clause in ("readonly = 0", "max_memory_usage = 1", "max_threads = 1"):
-        answer = await front.post("/", content=f"SELECT 1 SETTINGS {clause}")
-        assert answer.headers["X-ClickHouse-Exception-Code"] == "164", answer.text
+@pytest.mark.parametrize("clause", ["readonly = 0", "max_memory_usage = 1", "`max_threads` = 1", "final", "limit = 1"])
+async def test_settings_in_the_statement_are_refused(front: httpx.AsyncClient, clause: str) -> None:
+    """# The engine takes those of a subquery, and does not heed them."""
+    for sql in ("SELECT 1 SETTINGS {}", "SELECT * FROM (SELECT 1 settings {})", "SELECT 1./**/SETTINGS {}"):
+        answer = await front.post("/", content=sql.format(clause))
+        assert answer.headers["X-ClickHouse-Exception-Code"] == "497", answer.text
+        assert "come along with the request" in answer.text
+    for sql in ("SELECT name FROM system.settings LIMIT 1", "SELECT 'SETTINGS a = 1' -- SETTINGS a = 1"):
+        assert (await front.post("/", content=sql)).status_code == 200
 
 
 async def test_a_session_keeps_nothing(front: httpx.AsyncClient, warehouse_server: EmbeddedProcess) -> None:
@@ -477,7 +536,7 @@ def test_names_that_only_look_alike_are_columns(sql: str) -> None:
 
 def test_a_setting_that_is_unknown_says_which_are_known() -> None:
     with pytest.raises(QueryFailed, match="max_execution_time"):
-        analyst.settings({"nope": "1"})
+        analyst.settings({"nope": "1"}, 1)
 
 
 def test_the_command_says_how_to_connect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

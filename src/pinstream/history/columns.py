@@ -295,8 +295,9 @@ _HOW_TIMES: Final = "Say how times are written: --time-format, --time-zone."
 _OFFSET = re.compile(r"\s+(?=[+-]\d\d:?\d\d$)")
 _DIGITS = re.compile(r"\d{9,14}(?:\.\d+)?")
 _MILLISECONDS_FROM: Final = 100_000_000_000
-_COMMA = re.compile(r"-?(?:\d{1,3}(?:\.\d{3})+|\d+),\d{1,2}")
-_POINT = re.compile(r"-?\d{1,3}(?:,\d{3})+(?:\.\d+)?")
+_GROUPS: Final = r"[1-9]\d{{0,2}}(?P<mark>[{}' \u00a0\u202f\u2019])\d{{3}}(?:(?P=mark)\d{{3}})*"  # a mark of thousands
+_COMMA = re.compile(rf"-?(?:(?:{_GROUPS.format('.')}|\d+),\d{{1,2}}|0,\d+)")
+_POINT = re.compile(rf"-?{_GROUPS.format(',')}(?:\.\d+)?")
 _AROUND: Final = " \t\u00a0\u202f€$£¥"
 
 
@@ -323,5 +324,5 @@ def amount(value: Any) -> Any:
         return value
     text = value.strip(_AROUND)
     if _COMMA.fullmatch(text):
-        return text.replace(".", "").replace(",", ".")
-    return text.replace(",", "") if _POINT.fullmatch(text) else text
+        return re.sub(r"[^-\d,]", "", text).replace(",", ".")
+    return re.sub(r"[^-\d.]", "", text) if _POINT.fullmatch(text) else text
