@@ -16,6 +16,7 @@ from pinstream.audiences.rule import (
     Bought,
     Did,
     Engaged,
+    InAudience,
     LastSeen,
     OnList,
     Orders,
@@ -236,6 +237,27 @@ async def test_nobody_is_erased_by_what_was_seen_on_a_shared_device(warehouse: W
     asked = await about(warehouse, cart_abandoned(quiet_for_min=0), world=World(seen, erased=[("ph", "tel")]))
     assert (await desk.preview(warehouse, asked)).size == 1
     assert (await desk.explain(warehouse, asked, hashed("p0"))).is_in
+
+
+# --- what a rule may name
+
+
+def test_a_rule_names_lists_and_audiences_of_its_own_site(store: Store) -> None:
+    one, other = [store.add_site(Site(id=0, tag_id=tag), now_ms=1).id for tag in ("one", "other")]
+    listed, foreign = [store.add_list(site_id=site, name="VIPs", now_ms=1).id for site in (one, other)]
+    rule = Rule(all=(LastSeen(within_days=7),), none=(OnList(lists=(listed,)),))
+    desk.check_names(store, one, rule)
+    with pytest.raises(Refused, match=f"no list {foreign}") as caught:
+        desk.check_names(
+            store, one, Rule(all=rule.all, none=(LastSeen(within_days=1), OnList(lists=(listed, foreign))))
+        )
+    assert caught.value.field == "$.none[1]"
+    first = store.add_audience(site_id=one, name="first", rule=to_json(rule), now_ms=1).id
+    desk.check_names(store, one, Rule(any=(InAudience(audiences=(first,)),)))
+    with pytest.raises(Refused, match=f"no audience {first}"):
+        desk.check_names(store, other, Rule(any=(InAudience(audiences=(first,)),)))
+    with pytest.raises(Refused, match=f"no audience {first + 1}"):  # itself, as soon as it is stored
+        desk.check_names(store, one, Rule(all=rule.all, none=(InAudience(audiences=(first + 1,)),)))
 
 
 # --- who

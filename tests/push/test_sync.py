@@ -374,6 +374,20 @@ async def test_a_list_that_is_lost_is_made_anew_with_everybody(shop: Shop) -> No
     await shop.sync()
     assert shop.members() == people(1, 2)
     assert len(shop.fake.lists()) == 2
+    assert [(each.size, each.entered, each.left) for each in await history(shop)] == [(2, 2, 2), (2, 2, 0)]
+
+
+async def test_what_a_killed_process_left_is_not_pushed_after_the_state_was_restored(shop: Shop) -> None:
+    """The ids of its runs come again, and nobody of whom the rule is not true comes with them."""
+    await shop.carted(1)
+    run = await shop.sync()
+    await shop.parts.warehouse.command(
+        "INSERT INTO audience_desired (site_id, audience_id, run_id, em) "
+        "SELECT {site:UInt32}, {audience:UInt32}, {run:UInt64}, unhex({em:String})",
+        {"site": shop.site_id, "audience": shop.link.audience_id, "run": run.id + 1, "em": hashed("p99")},
+    )
+    await shop.sync()
+    assert shop.members() == people(1)
 
 
 async def test_a_list_that_was_deleted_at_pinterest_is_made_anew(shop: Shop) -> None:

@@ -119,8 +119,10 @@ def audiences_add(
     wanted = desk.rule_of_file(rule) if rule else desk.rule_of_template(template, changes)
     account = ad_account or load_settings().pinterest.ad_account_id
     with open_store() as store:
+        site_id = store.site(site).id
+        desk.check_names(store, site_id, wanted)
         audience = store.add_audience(
-            site_id=store.site(site).id,
+            site_id=site_id,
             name=name or (rule.stem if rule else template),
             rule=to_json(wanted),
             now_ms=now_ms(),
