@@ -378,6 +378,8 @@ class Store:
     def set_popular(self, popular: Mapping[int, Popular]) -> None:
         """Put this in the place of all that was; by site id, sites that are gone are left out.
 
+        Nothing is written where it is the same as before.
+
         Raises:
             StateError: the database is away, or another process did the same at the same moment.
         """
@@ -388,6 +390,9 @@ class Store:
                     for site in _sites(connection)
                     if site.id in popular
                 ]
+                before = connection.execute(select(POPULAR).order_by(POPULAR.c.site_id)).mappings().all()
+                if rows == [dict(row) for row in before]:
+                    return
                 connection.execute(delete(POPULAR))
                 if rows:
                     connection.execute(insert(POPULAR), rows)
