@@ -284,9 +284,7 @@ async def import_list(
         target = await asyncio.to_thread(find, site_id=site.id, name=name)
         run = ListImport(Lists(store, warehouse), site, target, operation)
         columns = wanted.reading.columns
-        return await run.run(
-            wanted.path, columns, wanted.encoding, now_ms=now_ms(), stop=stop, say=say, name_bad=name_bad
-        )
+        return await run.run(wanted.path, columns, wanted.encoding, stop=stop, say=say, name_bad=name_bad)
 
 
 async def lists(settings: Settings) -> list[Listed]:

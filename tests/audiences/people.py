@@ -208,7 +208,7 @@ async def create(warehouse: Warehouse, worlds: Sequence[World]) -> list[int]:
     pinned = [raw_engagement(site, number, one) for site, each in found for number, one in enumerate(each.pinned)]
     await _insert(warehouse, "engagements", pinned)
     listed = [
-        {"site_id": site, "list_id": number, "id_type": kind, "id_hex": hashed(name), "added_at": str(NOW_MS)}
+        {"site_id": site, "list_id": number, "id_type": kind, "id_hex": hashed(name)}
         for site, each in found
         for number, kind, name in each.listed
     ]

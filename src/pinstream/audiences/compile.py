@@ -529,7 +529,7 @@ class _Text:
     def _on_list(self, condition: OnList) -> _Part:
         """A person by the e-mail itself, or by a phone or external id of one of the own devices."""
         lists = self._bound("Array(UInt32)", list(condition.lists))
-        listed = f"FROM list_member WHERE site_id = {{site:UInt32}} AND list_id IN {lists}"
+        listed = f"FROM list_member FINAL WHERE site_id = {{site:UInt32}} AND list_id IN {lists}"
         types = "" if self._level == "visitor" else " AND id_type != 'em'"
         by_device = self._one_of(
             "SELECT visitor_id FROM identity WHERE site_id = {site:UInt32} AND (toString(id_type), id_value) IN "
