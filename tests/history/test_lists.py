@@ -142,6 +142,14 @@ async def test_a_file_of_addresses_needs_no_head(desk: Desk) -> None:
         await desk.take("Kunde,Ort\n1,Berlin\n")
 
 
+async def test_stray_quotes_cost_nobody_else_their_place(desk: Desk) -> None:
+    lines = [f"c{number}@shop.example\n" for number in range(300)]
+    lines[20], lines[40], lines[200] = f'"{lines[20]}', f'{lines[40].strip()}"\n', f'"{lines[200]}'
+    report = await desk.take("".join(lines))
+    assert [(bad.line, bad.reason) for bad in desk.bad] == [(21, "bad_value"), (201, "too_long")]
+    assert (report.rows, report.members, len(await desk.members())) == (300, 298, 298)
+
+
 async def test_many_are_added_twice_and_taken_off_in_several_statements(desk: Desk) -> None:
     """As rows, and with no mutation, which takes seconds whatever it deletes."""
     count = 2 * INSERT_MEMBERS + 1
