@@ -16,7 +16,19 @@ from msgspec import Struct
 from pinstream.audiences import compile, membership, rule, templates, words
 from pinstream.audiences.compile import Level, Money, Query
 from pinstream.audiences.membership import Counts, Target
-from pinstream.audiences.rule import Arrived, Condition, Did, Engaged, FirstSeen, Group, LastSeen, Orders, Rule
+from pinstream.audiences.rule import (
+    Arrived,
+    Condition,
+    Did,
+    Engaged,
+    FirstSeen,
+    Group,
+    InAudience,
+    LastSeen,
+    OnList,
+    Orders,
+    Rule,
+)
 from pinstream.audiences.templates import Language
 from pinstream.errors import Refused
 from pinstream.state.runs import MEMBER_BYTES
@@ -120,6 +132,22 @@ def rule_of_file(path: Path) -> Rule:
     except OSError as exc:
         raise Refused("bad_value", f"Cannot read {path}: {exc.strerror}.", field="rule") from exc
     return rule.from_toml(text) if path.suffix == ".toml" else rule.from_json(text)
+
+
+def check_names(store: Store, site_id: int, asked: Rule) -> None:
+    """Raise Refused if `asked` names a list or an audience that its site does not have.
+
+    To be done before it is stored: as an audience can only name those before it, none asks for itself, by whatever way.
+    """
+    lists = {each.id for each in store.lists(site_id=site_id)}
+    others = {each.id for each in store.audiences(site_id=site_id)}
+    for group, number, each in asked.conditions():
+        path = f"$.{group}[{number}]"
+        if isinstance(each, OnList) and (missing := set(each.lists) - lists):
+            raise Refused("bad_value", f"The site has no list {min(missing)}. See `pinstream lists list`.", field=path)
+        if isinstance(each, InAudience) and (missing := set(each.audiences) - others):
+            detail = f"The site has no audience {min(missing)}. See `pinstream audiences list`."
+            raise Refused("bad_value", detail, field=path)
 
 
 async def subject(store: Store, audience_id: int, rates: Mapping[str, float], *, now_ms: int) -> Subject:

@@ -119,8 +119,10 @@ def audiences_add(
     wanted = desk.rule_of_file(rule) if rule else desk.rule_of_template(template, changes)
     account = ad_account or load_settings().pinterest.ad_account_id
     with open_store() as store:
+        site_id = store.site(site).id
+        desk.check_names(store, site_id, wanted)
         audience = store.add_audience(
-            site_id=store.site(site).id,
+            site_id=site_id,
             name=name or (rule.stem if rule else template),
             rule=to_json(wanted),
             now_ms=now_ms(),
@@ -208,12 +210,14 @@ def _asked(audience_id: int, question: Callable[[Warehouse, Subject], Awaitable[
     """The answer to a question about an audience."""
     from pinstream import roles
     from pinstream.audiences import desk
+    from pinstream.privacy import suppress
 
     settings = load_settings()
 
     async def ask() -> T:
         async with roles.open_store(settings) as store, roles.open_warehouse(settings) as clickhouse:
             asked = await desk.subject(store, audience_id, settings.audiences.rates, now_ms=now_ms())
+            await suppress.carry(store, clickhouse, asked.audience.site_id)
             return await question(clickhouse, asked)
 
     return asyncio.run(ask())

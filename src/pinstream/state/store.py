@@ -350,6 +350,12 @@ class Store:
                 connection.execute(insert(SUPPRESSION), [{"hash": value, "created_ms": now_ms} for value in new])
         return len(new)
 
+    def suppressions(self) -> dict[str, int]:
+        """Everybody who asked to be erased: hash -> when, in ms since 1970."""
+        with database.reading(self.engine) as connection:
+            found = connection.execute(select(SUPPRESSION.c.hash, SUPPRESSION.c.created_ms))
+            return {str(value): int(created_ms) for value, created_ms in found}
+
     def suppressed(self, hashes: Iterable[str]) -> set[str]:
         """Those of `hashes` that belong to people who asked to be erased."""
         wanted, found = sorted(set(hashes)), set[str]()

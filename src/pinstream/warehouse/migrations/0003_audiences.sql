@@ -58,8 +58,9 @@ COMMENT 'Syncs, a copy for analysts; the state database holds the truth';
 CREATE TABLE IF NOT EXISTS erased{on_cluster}
 (
     site_id UInt32 COMMENT 'Shop',
-    id_type Enum8('em' = 1, 'epik' = 2, 'external_id' = 3, 'visitor' = 4, 'ph' = 5) COMMENT 'Kind of identifier',
-    id_value String COMMENT 'em, external_id and ph: 32 bytes of SHA-256; visitor: the number as text; epik: as it came',
+    id_type Enum8('em' = 1, 'epik' = 2, 'external_id' = 3, 'visitor' = 4, 'ph' = 5, 'hash' = 6) COMMENT 'Kind of identifier; hash = em, external_id or ph',
+    id_hex String EPHEMERAL '' COMMENT 'Insert column, hex; stored as id_value',
+    id_value String DEFAULT unhex(id_hex) COMMENT 'Hashes: 32 bytes of SHA-256; visitor: the number as text; epik: as it came',
     erased_at DateTime64(3, 'UTC') COMMENT 'When the person asked'
 )
 ENGINE = {engine ReplacingMergeTree(erased_at)}
