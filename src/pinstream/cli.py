@@ -363,6 +363,9 @@ def warehouse_role(ctx: typer.Context) -> None:
 @warehouse.command("rebuild")
 def warehouse_rebuild(
     view: Annotated[str, typer.Option(help="The rollup, such as visitor_profile or product_day.")],
+    forget_older: Annotated[
+        bool, typer.Option("--forget-older", help="Lose what only events that are deleted by now have told.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Build a rollup anew from the events that are there, while load goes on: no gap, nothing counted twice."""
@@ -371,7 +374,7 @@ def warehouse_rebuild(
     def say(line: str) -> None:
         print(line, file=sys.stderr)
 
-    done = asyncio.run(roles.rebuild_rollup(load_settings(), view, say))
+    done = asyncio.run(roles.rebuild_rollup(load_settings(), view, say, forget=forget_older))
     if as_json:
         print(json.dumps(plain(done)))
     else:

@@ -218,11 +218,13 @@ async def migrate_all(settings: Settings, *, dry_run: bool = False) -> list[migr
         return await migrate.migrate(warehouse, settings.warehouse, dry_run=dry_run)
 
 
-async def rebuild_rollup(settings: Settings, name: str, say: Callable[[str], None]) -> rebuild.Rebuilt:
+async def rebuild_rollup(
+    settings: Settings, name: str, say: Callable[[str], None], *, forget: bool = False
+) -> rebuild.Rebuilt:
     """Build a rollup anew from the events that are there, while load goes on; `say` gets progress."""
     async with open_warehouse(settings) as warehouse:
         await migrate.check(warehouse)
-        return await rebuild.rebuild(open_log(settings), warehouse, name, say)
+        return await rebuild.rebuild(open_log(settings), warehouse, name, say, forget=forget)
 
 
 async def refresh_popular(settings: Settings) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from pinstream.errors import Misconfigured, Retryable
+from pinstream.errors import Misconfigured, Refused, Retryable
 from pinstream.eventlog.contract import Record
 from pinstream.load import rebuild
 from pinstream.warehouse import flips, migrate, rollup
@@ -89,11 +89,31 @@ async def test_what_a_wrong_view_has_left_is_gone_afterwards(world: World) -> No
     assert await world.at_rest() == expected(sent)
 
 
-async def by_command(world: World, name: str) -> dict[str, Any]:
+@alone
+async def test_what_only_deleted_events_told_is_not_forgotten_unasked(world: World) -> None:
+    sent = records()
+    await world.fill(sent)
+    world.loader()
+    await world.until_loaded(sent)
+    keys = {"visitor_profile": "visitor_id, first_order", "cancelled_order": "order_key, last_at"}
+    keys |= {"identity": "visitor_id, first_seen", "engagement_visitor": "visitor_id, last_at"}
+    for name, columns in keys.items():
+        for days in (410, 390):
+            await world.warehouse.command(
+                f"INSERT INTO {name} (site_id, {columns}) SELECT 1, {days}, now() - INTERVAL {days} DAY"
+            )
+        with pytest.raises(Refused, match=f"^1 rows of {name} .*--forget-older"):
+            await rebuilt(world, name)
+    told = await by_command(world, "cancelled_order", "--forget-older")
+    assert told["view"] == "cancelled_order"
+    assert [await rollup.outlived(world.warehouse, name) for name in keys] == [1, 0, 1, 1]
+
+
+async def by_command(world: World, name: str, *more: str) -> dict[str, Any]:
     """What `pinstream warehouse rebuild` says at the end."""
     done = await asyncio.to_thread(
         subprocess.run,
-        [sys.executable, "-m", "pinstream", "warehouse", "rebuild", "--view", name, "--json"],
+        [sys.executable, "-m", "pinstream", "warehouse", "rebuild", "--view", name, "--json", *more],
         env=os.environ | world.environment,
         capture_output=True,
         text=True,

@@ -18,7 +18,7 @@ from typing import Final
 from msgspec import Struct
 
 from pinstream import event
-from pinstream.errors import LogError, Retryable, WarehouseAway
+from pinstream.errors import LogError, Refused, Retryable, WarehouseAway
 from pinstream.eventlog.contract import Log, Partition
 from pinstream.load.loop import GROUP
 from pinstream.warehouse import flips, migrate, rollup
@@ -53,13 +53,17 @@ class Rebuilt(Struct):
     seconds: float
 
 
-async def rebuild(log: Log, warehouse: Warehouse, name: str, say: Callable[[str], None]) -> Rebuilt:
+async def rebuild(
+    log: Log, warehouse: Warehouse, name: str, say: Callable[[str], None], *, forget: bool = False
+) -> Rebuilt:
     """Build the rollup `name` anew from the events and engagements that are there, by this program's definition.
 
-    `load` has to run, or to be started meanwhile. `say` gets progress, a line at a time.
+    `load` has to run, or to be started meanwhile. `say` gets progress, a line at a time. `forget`: what is known of
+    events that are deleted by now may be lost.
 
     Raises:
         Misconfigured: there is no such rollup.
+        Refused: it knows of events that are deleted by now, and `forget` is not given.
         SchemaBehind: another process migrates or rebuilds.
         Retryable: the log was away, or did not show in time that the load is held; nothing has changed, try again.
         WarehouseAway: ClickHouse was away for too long; run it again, which goes on or begins anew.
@@ -68,6 +72,12 @@ async def rebuild(log: Log, warehouse: Warehouse, name: str, say: Callable[[str]
     async with migrate.lock(warehouse) as still_ours:
         if done := await rollup.recover(warehouse, still_ours):
             say(done)
+        if (rows := await rollup.outlived(warehouse, name)) and not forget:
+            raise Refused(
+                "bad_value",
+                f"{rows:,} rows of {name} tell of more than {rollup.KEPT_DAYS} days ago, and those events are deleted. "
+                "A rebuild forgets that, which may change who is pushed. If that is well: --forget-older.",
+            )
         return await _Rebuild(log, warehouse, name, say, still_ours).run()
 
 

@@ -23,6 +23,8 @@ from pinstream.warehouse.flips import Flip
 
 SLICE_ROWS: Final = 500_000
 """Rows of a source that one INSERT ... SELECT of a backfill reads; a day that has more is cut by visitor."""
+KEPT_DAYS: Final = 400
+"""Events and engagements are deleted after these days."""
 ONE_BLOCK: Final[dict[str, Any]] = {
     # The token covers a block, so what one statement inserts must be one block: a repeated one is then dropped whole.
     "max_threads": 1,
@@ -88,6 +90,23 @@ def views(settings: Settings, rollup: str, version: int) -> list[View]:
 
 def _statements(settings: Settings, version: int) -> list[str]:
     return [each for step in migrate.steps(settings, version=version) for each in step.statements]
+
+
+async def outlived(warehouse: Warehouse, rollup: str) -> int:
+    """How many rows hold a time from before the days for which events are kept: a rebuild would forget it."""
+    columns = await warehouse.select(
+        "SELECT name FROM system.columns WHERE database = currentDatabase() AND table = {rollup:String} "
+        "AND match(type, '^SimpleAggregateFunction\\\\(m(in|ax), DateTime')",
+        {"rollup": rollup},
+    )
+    if not columns:
+        return 0
+    times = ", ".join(row["name"] for row in columns)
+    [row] = await warehouse.select(
+        f"SELECT count() AS n FROM {rollup} FINAL "  # noqa: S608  our own names
+        f"WHERE arrayExists(at -> toUnixTimestamp(at) > 0 AND at < now() - INTERVAL {KEPT_DAYS} DAY, [{times}])"
+    )
+    return int(row["n"])
 
 
 # --- building beside ---------------------------------------------------------------------------------
