@@ -18,7 +18,7 @@
     push/           5  members -> Pinterest's customer lists
     forward/           events -> Conversions API (later)
     state/             control-plane data: sites, keys, audiences, ledger
-    privacy/           erasure (later)
+    privacy/           who asked to be erased
     history/           what was before: files of orders, events and people
     console/        6  admin API; web UI (later)
     demo/              a shop, its shoppers, and all of the above on one machine

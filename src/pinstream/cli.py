@@ -378,6 +378,19 @@ def warehouse_rebuild(
         print(f"{done.view}: {done.rows:,} rows counted anew in {done.seconds} s; load was held for {done.held_ms} ms.")
 
 
+@warehouse.command("refresh")
+def warehouse_refresh(as_json: AsJson = False) -> None:
+    """Make what is popular on Pinterest anew now, not only at the next full hour."""
+    from pinstream import roles
+
+    settings = load_settings()
+    asyncio.run(roles.refresh_popular(settings))
+    if as_json:
+        print(json.dumps({"known_within_s": settings.collect.snapshot_refresh_s}))
+    else:
+        print(f"Made anew. collect knows it within {settings.collect.snapshot_refresh_s:g} s.")
+
+
 @warehouse.command("dictionary")
 def warehouse_dictionary(as_json: AsJson = False) -> None:
     """Every table and column of the warehouse, and what it means in English and French, as Markdown."""

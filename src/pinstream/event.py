@@ -159,6 +159,20 @@ class Rejection(Struct, kw_only=True, omit_defaults=True):
 encode: Final = msgspec.json.Encoder().encode
 """Any of the structs above -> the record's bytes."""
 
+_HEX_DIGIT: Final = r"(?:[0-9a-f]|%(?:25)*[346][0-9a-f])"
+_GROUP: Final = r"[0-9a-f]{1,4}"
+_COLON: Final = r"(?::|%(?:25)*3A)"
+_NETWORK: Final = r"(?:(?:/|%(?:25)*2F)[0-9]{1,3})?"
+TELLING: Final = (
+    rf"{_HEX_DIGIT}{{64,}}"
+    r"|dj0y[\w-]{4,}"
+    rf"|[0-9]{{1,3}}(?:\.[0-9]{{1,3}}){{3}}{_NETWORK}"
+    rf"|{_GROUP}(?:{_COLON}{_GROUP}){{7}}{_NETWORK}"
+    rf"|(?:{_GROUP}{_COLON}){{1,7}}{_COLON}(?:{_GROUP}(?:{_COLON}{_GROUP}){{0,5}})?{_NETWORK}"
+)
+"""What leads to one person, by its look: a SHA-256, a click id of Pinterest (Base64 of `v=2`), an address of a machine
+or its network, percent-encoded or not. A pattern for Python and for RE2, without regard to case."""
+
 # --- names ---------------------------------------------------------------------------------------
 
 STANDARD_EVENTS: Final = (

@@ -225,6 +225,14 @@ async def rebuild_rollup(settings: Settings, name: str, say: Callable[[str], Non
         return await rebuild.rebuild(open_log(settings), warehouse, name, say)
 
 
+async def refresh_popular(settings: Settings) -> None:
+    """What is popular on Pinterest made anew now, and copied to the state, whether `push` runs or not."""
+    async with open_store(settings) as store, open_warehouse(settings) as warehouse:
+        await migrate.check(warehouse)
+        await popular.refresh(warehouse)
+        await popular.copy(store, warehouse)
+
+
 class Imported(msgspec.Struct, frozen=True, kw_only=True):
     """A file to import, as the command line names it."""
 
@@ -276,9 +284,7 @@ async def import_list(
         target = await asyncio.to_thread(find, site_id=site.id, name=name)
         run = ListImport(Lists(store, warehouse), site, target, operation)
         columns = wanted.reading.columns
-        return await run.run(
-            wanted.path, columns, wanted.encoding, now_ms=now_ms(), stop=stop, say=say, name_bad=name_bad
-        )
+        return await run.run(wanted.path, columns, wanted.encoding, stop=stop, say=say, name_bad=name_bad)
 
 
 async def lists(settings: Settings) -> list[Listed]:

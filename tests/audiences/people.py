@@ -43,6 +43,7 @@ NOW_S = int(time.time()) - 100_000
 NOW_MS = NOW_S * 1000
 DAY = 86_400
 BLOCK_ROWS = 50_000
+EVERY_KIND = {"em", "ph", "external_id", "epik"}
 
 _sites = itertools.count(1)
 _tokens = itertools.count()
@@ -115,6 +116,8 @@ class World:
     members: Sequence[tuple[int, str]] = ()
     """(audience, e-mail)"""
     money: Money = field(default_factory=lambda: NO_RATES)
+    erased: Sequence[tuple[str, str]] = ()
+    """(kind as in ClickHouse, who)"""
 
     @property
     def acts(self) -> list[Seen | Pinned]:
@@ -208,7 +211,7 @@ async def create(warehouse: Warehouse, worlds: Sequence[World]) -> list[int]:
     pinned = [raw_engagement(site, number, one) for site, each in found for number, one in enumerate(each.pinned)]
     await _insert(warehouse, "engagements", pinned)
     listed = [
-        {"site_id": site, "list_id": number, "id_type": kind, "id_hex": hashed(name), "added_at": str(NOW_MS)}
+        {"site_id": site, "list_id": number, "id_type": kind, "id_hex": hashed(name)}
         for site, each in found
         for number, kind, name in each.listed
     ]
@@ -217,7 +220,16 @@ async def create(warehouse: Warehouse, worlds: Sequence[World]) -> list[int]:
         for site, each in found
         for number, name in each.members
     ]
-    for table, rows in (("list_member", listed), ("audience_member", members)):
+    erased = [
+        {"site_id": site, "id_type": kind, "erased_at": str(NOW_MS)}
+        | ({"id_value": name} if kind in ("epik", "visitor") else {"id_hex": hashed(name)})
+        for site, each in found
+        for kind, name in each.erased
+    ]
+    by_text = [row for row in erased if "id_value" in row]
+    by_hash = [row for row in erased if "id_hex" in row]
+    tables = (("list_member", listed), ("audience_member", members), ("erased", by_text), ("erased", by_hash))
+    for table, rows in tables:
         if rows:
             body = b"\n".join(map(msgspec.json.encode, rows))
             await warehouse.insert(table, list(rows[0]), body, token=f"test:{next(_tokens)}")
@@ -271,7 +283,9 @@ def people_in(world: World, rule: Rule) -> set[str]:
     return {
         hashed(em)
         for em, devices in people(world).items()
-        if _consents(world, devices, shared) and _holds(_Who(world, frozenset(devices - shared), em), rule)
+        if _consents(world, devices, shared)
+        and not _erased_person(world, devices - shared, em)
+        and _holds(_Who(world, frozenset(devices - shared), em), rule)
     }
 
 
@@ -281,7 +295,9 @@ def visitors_in(world: World, rule: Rule) -> set[int]:
     return {
         visitor
         for visitor in known
-        if _consents(world, {visitor}, set()) and _holds(_Who(world, frozenset({visitor}), None), rule)
+        if _consents(world, {visitor}, set())
+        and not _erased_devices(world, {visitor}, EVERY_KIND)
+        and _holds(_Who(world, frozenset({visitor}), None), rule)
     }
 
 
@@ -336,6 +352,25 @@ def _word_of(world: World, devices: set[int], shared: set[int]) -> int:
         if latest[1] == 2 or device not in shared:
             words.append(latest)
     return max(words, default=(0, 0))[1]
+
+
+def _erased_person(world: World, own: set[int], em: str) -> bool:
+    """The address was, or anything but an address that was seen on an own device."""
+    named = any(kind in ("em", "hash") and name == em for kind, name in world.erased)
+    return named or _erased_devices(world, own, EVERY_KIND - {"em"})
+
+
+def _erased_devices(world: World, devices: set[int], kinds: set[str]) -> bool:
+    """One of `devices` was erased, or one of these kinds of identifiers that was seen on it."""
+    return any(
+        (kind == "visitor" and int(name) in devices)
+        or any(
+            one.visitor in devices and getattr(one, {"external_id": "x"}.get(seen, seen), "") == name
+            for seen in (kinds if kind == "hash" else kinds & {kind})
+            for one in world.acts
+        )
+        for kind, name in world.erased
+    )
 
 
 def _said_ms(one: Seen) -> int:

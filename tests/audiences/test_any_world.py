@@ -67,6 +67,7 @@ class Dice(random.Random):
             [self.listed() for _ in range(self.randint(0, 4))],
             [(self.randint(1, 2), self.choice(EMAILS)) for _ in range(self.randint(0, 2))],
             MONEY,
+            [self.erased() for _ in range(self.choice([0, 0, 1, 2]))],
         )
 
     def seen(self) -> Seen:
@@ -127,6 +128,18 @@ class Dice(random.Random):
     def listed(self) -> tuple[int, Any, str]:
         kind, names = self.choice([("em", EMAILS), ("external_id", CUSTOMERS), ("ph", PHONES)])
         return self.randint(1, 2), kind, self.choice(names)
+
+    def erased(self) -> tuple[str, str]:
+        names = {
+            "em": EMAILS,
+            "external_id": CUSTOMERS,
+            "ph": PHONES,
+            "hash": EMAILS + CUSTOMERS + PHONES,
+            "epik": ("k1", "k2", "k3"),
+            "visitor": [str(visitor) for visitor in range(1, VISITORS + 1)],
+        }
+        kind = self.choice(list(names))
+        return kind, self.choice(names[kind])
 
     # --- rules
 

@@ -17,6 +17,7 @@ from pinstream.audiences.rule import (
     Bought,
     Did,
     Engaged,
+    InAudience,
     LastSeen,
     OnList,
     Orders,
@@ -253,14 +254,51 @@ async def test_an_unknown_person_is_said_to_be_unknown(warehouse: Warehouse) -> 
         await desk.explain(warehouse, asked, "bob")
 
 
-async def test_the_erased_are_told_apart(warehouse: Warehouse) -> None:
-    asked = await about(warehouse, cart_abandoned(quiet_for_min=0), Seen(1, "add_to_cart", 100, em="ann"))
-    await warehouse.command(
-        "INSERT INTO erased SELECT {site:UInt32}, 'em', unhex({em:String}), now64()",
-        {"site": asked.audience.site_id, "em": hashed("ann")},
-    )
+ERASED = [("em", "ann"), ("hash", "ann"), ("hash", "tel"), ("ph", "tel"), ("external_id", "c"), ("epik", "k")]
+
+
+@pytest.mark.parametrize("erased", [*ERASED, ("visitor", "1")])
+async def test_the_erased_are_out_whatever_they_were_erased_by(warehouse: Warehouse, erased: tuple[str, str]) -> None:
+    """Of the second address on the device, all but the first address may be."""
+    seen = [
+        Seen(1, "add_to_cart", 100, em="ann", ph="tel", x="c", epik="k"),
+        Seen(1, "add_to_cart", 100, em="bob"),
+        Seen(2, "add_to_cart", 100, em="eve"),
+    ]
+    asked = await about(warehouse, cart_abandoned(quiet_for_min=0), world=World(seen, erased=[erased]))
     found = await desk.explain(warehouse, asked, hashed("ann"))
     assert found.erased and not found.is_in and "  Asked to be erased." in desk.told(found, "en")
+    preview = await desk.preview(warehouse, asked)
+    assert (preview.size, preview.visitors) == (2 if erased[1] == "ann" else 1, 1)
+
+
+async def test_nobody_is_erased_by_what_was_seen_on_a_shared_device(warehouse: Warehouse) -> None:
+    till = [Seen(1, "add_to_cart", 100, em=f"p{number}", ph="tel") for number in range(6)]
+    seen = [*till, Seen(2, "add_to_cart", 100, em="p0"), Seen(3, "add_to_cart", 100, em="p1", ph="tel")]
+    asked = await about(warehouse, cart_abandoned(quiet_for_min=0), world=World(seen, erased=[("ph", "tel")]))
+    assert (await desk.preview(warehouse, asked)).size == 1
+    assert (await desk.explain(warehouse, asked, hashed("p0"))).is_in
+
+
+# --- what a rule may name
+
+
+def test_a_rule_names_lists_and_audiences_of_its_own_site(store: Store) -> None:
+    one, other = [store.add_site(Site(id=0, tag_id=tag), now_ms=1).id for tag in ("one", "other")]
+    listed, foreign = [store.add_list(site_id=site, name="VIPs", now_ms=1).id for site in (one, other)]
+    rule = Rule(all=(LastSeen(within_days=7),), none=(OnList(lists=(listed,)),))
+    desk.check_names(store, one, rule)
+    with pytest.raises(Refused, match=f"no list {foreign}") as caught:
+        desk.check_names(
+            store, one, Rule(all=rule.all, none=(LastSeen(within_days=1), OnList(lists=(listed, foreign))))
+        )
+    assert caught.value.field == "$.none[1]"
+    first = store.add_audience(site_id=one, name="first", rule=to_json(rule), now_ms=1).id
+    desk.check_names(store, one, Rule(any=(InAudience(audiences=(first,)),)))
+    with pytest.raises(Refused, match=f"no audience {first}"):
+        desk.check_names(store, other, Rule(any=(InAudience(audiences=(first,)),)))
+    with pytest.raises(Refused, match=f"no audience {first + 1}"):  # itself, as soon as it is stored
+        desk.check_names(store, one, Rule(all=rule.all, none=(InAudience(audiences=(first + 1,)),)))
 
 
 # --- who
@@ -353,3 +391,19 @@ def test_factors_are_worked_out_once_for_all() -> None:
         "JPY": "0.00800000",
     }
     assert set(Money(currency="EUR", rates={"USD": 1.0}).factors()) == {"", "EUR"}
+
+
+def test_a_rule_names_older_audiences_which_then_stay(store: Store) -> None:
+    site = store.add_site(Site(id=0, tag_id="shop", origins=("*",)), now_ms=1)
+    first, second = (
+        store.add_audience(site_id=site.id, name=name, rule=to_json(cart_abandoned()), now_ms=1) for name in "ab"
+    )
+    names_first, names_second = (Rule(all=(InAudience(audiences=(each.id,)),)) for each in (first, second))
+    desk.check_names(store, site.id, names_first, before=second.id)
+    for younger in (names_second, names_first):
+        with pytest.raises(Refused, match=f"older than {first.id}"):
+            desk.check_names(store, site.id, younger, before=first.id)
+    desk.check_unnamed(store, first)
+    store.set_audience(second.id, rule=to_json(names_first))
+    with pytest.raises(Refused, match="audience 2, b, names it"):
+        desk.check_unnamed(store, first)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from pinstream.collect.popular import CACHE_S, MAX_QUERY_BYTES
+from pinstream.collect.popular import CACHE_NOTHING_S, CACHE_S, MAX_QUERY_BYTES
 from pinstream.state.snapshot import Popular
 from tests.collect.conftest import SANDBOX, SITE, SNAPSHOT, client, running
 
@@ -25,7 +25,9 @@ async def test_bands_of_what_was_asked_for_and_nothing_else(tmp_path: Path) -> N
             "pins": {"1125899906842624": {"savers": "200+", "at_least": 200}},
         }
         for site, product in ((SANDBOX.tag_id, "RS-42"), (SITE.tag_id, "1125899906842624"), (SITE.tag_id, "%00%ff%")):
-            assert (await http.get(f"/v1/popular?site={site}&product={product}")).json() == NOTHING
+            nothing = await http.get(f"/v1/popular?site={site}&product={product}")
+            assert nothing.json() == NOTHING
+            assert nothing.headers["cache-control"] == f"public, max-age={CACHE_NOTHING_S}"
 
 
 async def test_anybody_may_read_and_keep_it_until_it_changes(tmp_path: Path) -> None:

@@ -5,19 +5,26 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import re
 import signal
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import clickhouse_connect
+import httpx
 import pytest
-from playwright.async_api import Page
+from msgspec import structs
+from playwright.async_api import Page, expect
 
+from pinstream import roles
+from pinstream.audiences import templates
+from pinstream.audiences.rule import to_json
 from pinstream.demo import stack as demo
 from pinstream.demo.shoppers import Ledger, certain_people, expected_cart_abandoners, shop
 from pinstream.demo.stack import TAG_ID, Stack, stack
 from pinstream.errors import PinstreamError
+from pinstream.warehouse.client import Warehouse
 from tests.browser_fixtures import OpenPage
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(300)]
@@ -125,10 +132,49 @@ async def test_who_fills_a_cart_and_leaves_becomes_a_member_and_who_says_no_does
     assert await running.audience_members() == set()
 
 
+async def test_the_shop_says_what_was_saved_on_pinterest_and_analysts_see_it(
+    running: Stack, open_page: OpenPage
+) -> None:
+    await shop(running.door, seconds=3, events_per_s=120, seed=3, ledger=Ledger())
+    url = f"{running.collect_url}/v1/popular?site={TAG_ID}&product=mug"
+    async with httpx.AsyncClient(trust_env=False) as http:
+
+        async def told() -> bool:
+            found: object = (await http.get(url)).json()["products"]
+            return found == {"mug": {"savers": "100+", "at_least": 100}}
+
+        await until(told, "push has copied, and collect knows, with their own intervals")
+    page = await open_page()
+    await page.goto(f"{running.shop_url}/p/mug")
+    await expect(page.locator(".product .saved")).to_have_text("Saved by 100+ people on Pinterest")
+    await expect(page.locator(".cards .saved").filter(has_text="50+ saves on Pinterest")).to_have_count(2)
+
+    settings = running.settings.warehouse.model_copy(update={"database": "analytics"})
+    analytics = Warehouse.open(settings, password="demo")
+    found = {number: await analytics.select(sql) for number, sql in about_pins().items()}
+    await analytics.aclose()
+    assert all(found.values()), found
+    assert {row["from_pinterest"] for row in found[9]} == {True, False}
+    assert len(found[17]) >= 6
+    assert {row["action"] for row in found[20]} == {"click"}
+
+    rule = to_json(templates.engaged())
+    assert await roles.members(
+        running.warehouse, structs.replace(running.store.audience(running.audience_id), rule=rule)
+    )
+
+
+def about_pins() -> dict[int, str]:
+    """The queries of docs/queries.md that ask for Pins."""
+    text = (Path(__file__).parents[2] / "docs" / "queries.md").read_text()
+    queries = re.findall(r"^## (\d+)\..*?```sql\n(.*?)```", text, re.DOTALL | re.MULTILINE)
+    return {int(number): sql for number, sql in queries if int(number) in (9, 10, 17, 18, 19, 20)}
+
+
 async def test_nothing_is_lost_when_every_process_is_killed_under_load(running: Stack) -> None:
     ledger = Ledger()
     shopping = asyncio.create_task(
-        shop(running.collect_url, TAG_ID, seconds=25, events_per_s=60, seed=3, ledger=ledger, origin=running.shop_url)
+        shop(running.door._replace(key=""), seconds=25, events_per_s=60, seed=3, ledger=ledger)
     )
     for name in ("load", "collect", "warehouse", "push", "load", "warehouse"):
         await asyncio.sleep(3.5)

@@ -173,3 +173,19 @@ def test_a_taken_port_is_one_sentence(up: Up) -> None:
     assert done.returncode == 1
     assert f"Port {up.port} on 127.0.0.1 is taken" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_what_is_popular_is_told_at_once_when_asked_for_and_without_push(up: Up) -> None:
+    up.environment["PINSTREAM_COLLECT__SNAPSHOT_REFRESH_S"] = "1"
+    key = json.loads(up.run("keys", "create", "--json").stdout)["key"]
+    up.start()
+    saves = [{"action": "save", "product_id": "lamp", "user": {"em": f"p{n}@shop.example"}} for n in range(50)]
+    url = f"http://127.0.0.1:{up.port}/v1/"
+    body, headers = {"site": "shop", "engagements": saves}, {"X-API-Key": key}
+    assert httpx.post(f"{url}engagements", json=body, headers=headers, trust_env=False).status_code == 204
+
+    def savers() -> object:
+        assert up.run("warehouse", "refresh", "--json").returncode == 0
+        return httpx.get(f"{url}popular?site=shop&product=lamp", trust_env=False).json()["products"]
+
+    until(lambda: savers() == {"lamp": {"savers": "50+", "at_least": 50}}, "fifty people are told of")

@@ -35,9 +35,7 @@ async def saved(shop: Shop, savers: int, **on: object) -> None:
 
 async def refreshed(warehouse: Warehouse) -> Warehouse:
     """What ClickHouse does every hour."""
-    for name in ("product_popularity", "pin_popularity"):
-        await warehouse.command(f"SYSTEM REFRESH VIEW {name}_v1")
-        await warehouse.command(f"SYSTEM WAIT VIEW {name}_v1")
+    await popular.refresh(warehouse)
     return warehouse
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from pinstream import metrics
 from pinstream.audiences import membership, rule
+from pinstream.audiences.compile import MAX_VISITORS_PER_ID
 from pinstream.audiences.membership import Past, Target
 from pinstream.audiences.templates import cart_abandoned
 from pinstream.errors import PinterestAway, PinterestRefused, RateLimited, Refused, StateError, WarehouseAway
@@ -22,7 +23,7 @@ from pinstream.push.sync import LEASE_S
 from pinstream.settings import Push
 from pinstream.state import runs
 from pinstream.warehouse.client import Warehouse
-from tests.audiences.people import Seen
+from tests.audiences.people import Seen, hashed
 from tests.push.conftest import Shop, connected, people
 
 CHANGE, CREATE = "customer_lists/update", "customer_lists/create"
@@ -96,6 +97,24 @@ async def test_a_withdrawn_person_is_removed_at_the_next_run(shop: Shop) -> None
     await shop.withdrew(2)
     await shop.sync()
     assert shop.members() == people(1)
+
+
+@pytest.mark.parametrize("kind", ["em", "ph", "x"])
+async def test_whoever_asked_to_be_erased_is_removed_at_the_next_run(shop: Shop, kind: str) -> None:
+    """Whatever else is held back, by whichever hash the state knows them."""
+    await shop.carted(1, 2, 3, 4)
+    await shop.seen(*[Seen(1000 + n, "page_visit", 60, em=f"p{n}", ph=f"ph{n}", x=f"x{n}") for n in (1, 2, 3, 4)])
+    await shop.sync()
+    gone = hashed({"em": "p1", "ph": "ph1", "x": "x1"}[kind])
+    shop.parts.store.suppress([gone], now_ms=1)
+    await shop.ordered(2, 3, 4)
+    run = await shop.sync(config=strict())
+    assert (run.status, run.held) == ("held", 3)
+    assert shop.members() == people(2, 3, 4)
+    await shop.carted(5)
+    shop.parts.store.set_connection(shop.link_id, removals_confirmed=True)
+    await shop.sync()
+    assert shop.members() == people(5)
 
 
 async def test_everything_sent_is_a_hash(shop: Shop) -> None:
@@ -173,6 +192,28 @@ async def test_withdrawals_alone_never_wait(shop: Shop) -> None:
     run = await shop.sync(config=strict())
     assert (run.status, run.held, run.removes) == ("done", 0, 4)
     assert shop.members() == set()
+
+
+async def test_whoever_withdrew_goes_however_many_devices_the_address_has(shop: Shop) -> None:
+    await shop.carted(0, 1, 2, 3, 4)
+    await shop.sync()
+    await shop.seen(*[Seen(50_000 + number, "page_visit", 3000, em="p0") for number in range(MAX_VISITORS_PER_ID)])
+    await shop.withdrew(0)
+    await shop.ordered(1, 2, 3)
+    run = await shop.sync(config=strict())
+    assert (run.status, run.held) == ("held", 3)
+    assert shop.members() == people(1, 2, 3, 4)
+
+
+async def test_people_of_whom_nothing_is_known_any_more_did_not_withdraw(shop: Shop) -> None:
+    """A device that becomes shared belongs to nobody: as many removals as after a fault of the shop's, so they wait."""
+    await shop.seen(*[Seen(2000 + number // 4, "add_to_cart", 3600, em=f"p{number}") for number in range(8)])
+    await shop.sync()
+    extra = [Seen(2000 + device, "page_visit", 60, em=f"e{device}-{n}") for device in range(2) for n in range(2)]
+    await shop.seen(*extra)
+    run = await shop.sync(config=strict())
+    assert (run.status, run.held) == ("held", 8)
+    assert shop.members() == people(*range(8))
 
 
 async def history(shop: Shop) -> list[Past]:
@@ -333,6 +374,20 @@ async def test_a_list_that_is_lost_is_made_anew_with_everybody(shop: Shop) -> No
     await shop.sync()
     assert shop.members() == people(1, 2)
     assert len(shop.fake.lists()) == 2
+    assert [(each.size, each.entered, each.left) for each in await history(shop)] == [(2, 2, 2), (2, 2, 0)]
+
+
+async def test_what_a_killed_process_left_is_not_pushed_after_the_state_was_restored(shop: Shop) -> None:
+    """The ids of its runs come again, and nobody of whom the rule is not true comes with them."""
+    await shop.carted(1)
+    run = await shop.sync()
+    await shop.parts.warehouse.command(
+        "INSERT INTO audience_desired (site_id, audience_id, run_id, em) "
+        "SELECT {site:UInt32}, {audience:UInt32}, {run:UInt64}, unhex({em:String})",
+        {"site": shop.site_id, "audience": shop.link.audience_id, "run": run.id + 1, "em": hashed("p99")},
+    )
+    await shop.sync()
+    assert shop.members() == people(1)
 
 
 async def test_a_list_that_was_deleted_at_pinterest_is_made_anew(shop: Shop) -> None:

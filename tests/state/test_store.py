@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import hashlib
+import sqlite3
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -282,6 +284,26 @@ def test_what_is_popular_is_replaced_as_a_whole(store: Store) -> None:
     assert store.snapshot(NOW).popular == {two: lamp}
     store.set_popular({})
     assert store.snapshot(NOW).popular == {}
+
+
+def test_what_is_as_popular_as_before_is_not_written_again(tmp_path: Path) -> None:
+    store = Store.open(f"sqlite:///{tmp_path}/state.db")
+    one, two = (store.add_site(Site(id=0, tag_id=name), now_ms=NOW).id for name in ("one", "two"))
+    with closing(sqlite3.connect(tmp_path / "state.db")) as watch:
+
+        def wrote(popular: dict[int, Popular]) -> bool:
+            """SQLite's data_version moves when another connection has changed the file."""
+            before = watch.execute("PRAGMA data_version").fetchone()
+            store.set_popular(popular)
+            return bool(watch.execute("PRAGMA data_version").fetchone() != before)
+
+        lamp, rug = Popular(products={"lamp": 50, "rug": 100}), Popular(pins={"7": 50})
+        assert not wrote({})
+        assert wrote({two: rug, one: lamp})
+        assert not wrote({one: lamp, two: rug, 99: lamp})
+        assert wrote({one: lamp, two: lamp})
+        assert wrote({one: lamp})
+    store.close()
 
 
 def test_many_may_say_what_is_popular_at_the_same_time(store: Store) -> None:

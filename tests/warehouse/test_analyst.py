@@ -2,31 +2,47 @@
 
 from __future__ import annotations
 
+import asyncio
+import gzip
 import json
 import re
 from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote
 
 import clickhouse_connect
 import httpx
 import pytest
 from clickhouse_connect import common
 from clickhouse_connect.driver.exceptions import DatabaseError
+from msgspec import Raw
 from typer.testing import CliRunner
 
-from pinstream import cli
+from pinstream import cli, event
+from pinstream.clock import now_ms
+from pinstream.collect import intake, wire
+from pinstream.collect.scrub import scrub_text
+from pinstream.collect.stamp import Context
 from pinstream.errors import QueryFailed
 from pinstream.settings import Settings
 from pinstream.settings import Warehouse as WarehouseSettings
-from pinstream.warehouse import analyst, guard, schema
+from pinstream.state.snapshot import Site
+from pinstream.warehouse import analyst, guard, http, schema
 from pinstream.warehouse.client import Warehouse
 from pinstream.warehouse.password import analyst_password, password
 from tests.warehouse.conftest import SECRETS, Month
 from tests.warehouse_server import ANALYST_PASSWORD, PASSWORD, EmbeddedProcess
 
 OWNER = ("default", PASSWORD)
+START_MS = now_ms() - 60_000
+TEXTS = {"event": 100, "event_id": 256, "order_id": 128, "search_query": 512}
+ITEM_TEXTS = {
+    **{"product_id": 128, "product_name": 256, "product_category": 256, "product_brand": 128},
+    **{"product_variant": 128, "product_variant_id": 128},
+}
 QUERIES = Path(__file__).parents[2] / "docs" / "queries.md"
 VIEWS = {
     *("events", "line_items", "sessions", "visitors", "products_daily", "engagement_daily", "engagement_to_order"),
@@ -126,10 +142,62 @@ async def test_limits_hold_and_may_be_lowered(front: httpx.AsyncClient) -> None:
         for value in ("0", str(limit + 1), "1e1", "-1", ""):
             answer = await front.post("/", params={name: value}, content="SELECT 1")
             assert answer.headers["X-ClickHouse-Exception-Code"] == "452", (name, value)
+    threads = (await front.post("/", content="SELECT getSetting('max_threads')")).text
+    assert threads == f"{http.ANALYST_THREADS}\n"
+    more = await front.post("/", params={"max_threads": str(http.ANALYST_THREADS + 1)}, content="SELECT 1")
+    assert more.headers["X-ClickHouse-Exception-Code"] == "452"
     many = await front.post("/", content="SELECT * FROM numbers(2000000)")
     assert many.headers["X-ClickHouse-Exception-Code"] == "396"
     slow = await front.post("/", params={"max_execution_time": "1"}, content="SELECT sleep(3)")
     assert slow.headers["X-ClickHouse-Exception-Code"] == "159"
+
+
+LONGEST = f"SELECT 1{' ' * (analyst.MAX_SQL_BYTES - 8)}"
+
+
+async def test_a_statement_is_as_long_as_people_write_them(front: httpx.AsyncClient) -> None:
+    most, packed = LONGEST.encode(), {"Content-Encoding": "gzip"}
+    assert (await front.post("/", content=most)).text == "1\n"
+    assert (await front.post("/", content=gzip.compress(most), headers=packed)).text == "1\n"
+    for answer in (
+        await front.post("/", content=most + b" "),
+        await front.post("/", content=gzip.compress(most + b" "), headers=packed),
+        await front.post("/", params={"query": "SELECT 1"}, content=most[8:]),
+        await front.post("/", content=iter_of(most, most)),
+    ):
+        assert (answer.status_code, answer.headers["X-ClickHouse-Exception-Code"]) == (413, "307"), answer.text
+
+
+async def iter_of(*chunks: bytes) -> AsyncIterator[bytes]:
+    """A body whose length is not announced."""
+    for chunk in chunks:
+        yield chunk
+
+
+async def test_analysts_wait_for_analysts_and_the_others_do_not(
+    front: httpx.AsyncClient, warehouse_server: EmbeddedProcess
+) -> None:
+    """# With all turns of analysts taken, not even what will be refused is read, and the owner is answered."""
+    endless, limit = (
+        "SELECT count() FROM numbers(1000000000000) WHERE sipHash64(number) = 7",
+        {"max_execution_time": "8"},
+    )
+    async with (
+        httpx.AsyncClient(base_url=warehouse_server.settings.url, auth=OWNER, timeout=60) as owner,
+        asyncio.TaskGroup() as group,
+    ):
+        taken = [
+            group.create_task(front.post("/", params=limit, content=endless)) for _ in range(http.MAX_ANALYST_READS)
+        ]
+        running = "SELECT count() FROM system.processes WHERE query LIKE 'SELECT count() FROM numbers%'"
+        while (await owner.post("/", content=running)).text != f"{http.MAX_ANALYST_READS}\n":
+            assert not any(task.done() for task in taken)
+        late = [group.create_task(front.post("/", content="DROP TABLE t")) for _ in range(20)]
+        for sql in ("SELECT 1", "CREATE TEMPORARY TABLE t (a UInt8)", "SELECT 1 FORMAT JSON", "SELECT 1", "SELECT 1"):
+            assert (await owner.post("/", content=sql)).status_code == 200
+        assert not any(task.done() for task in taken + late)
+    assert {task.result().headers["X-ClickHouse-Exception-Code"] for task in taken} == {"159"}
+    assert {task.result().headers["X-ClickHouse-Exception-Code"] for task in late} == {"497"}
 
 
 # --- what is not --------------------------------------------------------------------------------------
@@ -288,10 +356,15 @@ async def test_what_came_along_is_refused(front: httpx.AsyncClient, sent: dict[s
     assert answer.headers["X-ClickHouse-Exception-Code"] in ("497", "452"), answer.text
 
 
-async def test_settings_in_the_statement_meet_readonly(front: httpx.AsyncClient) -> None:
-    for clause in ("readonly = 0", "max_memory_usage = 1", "max_threads = 1"):
-        answer = await front.post("/", content=f"SELECT 1 SETTINGS {clause}")
-        assert answer.headers["X-ClickHouse-Exception-Code"] == "164", answer.text
+@pytest.mark.parametrize("clause", ["readonly = 0", "max_memory_usage = 1", "`max_threads` = 1", "final", "limit = 1"])
+async def test_settings_in_the_statement_are_refused(front: httpx.AsyncClient, clause: str) -> None:
+    """# The engine takes those of a subquery, and does not heed them."""
+    for sql in ("SELECT 1 SETTINGS {}", "SELECT * FROM (SELECT 1 settings {})", "SELECT 1./**/SETTINGS {}"):
+        answer = await front.post("/", content=sql.format(clause))
+        assert answer.headers["X-ClickHouse-Exception-Code"] == "497", answer.text
+        assert "come along with the request" in answer.text
+    for sql in ("SELECT name FROM system.settings LIMIT 1", "SELECT 'SETTINGS a = 1' -- SETTINGS a = 1"):
+        assert (await front.post("/", content=sql)).status_code == 200
 
 
 async def test_a_session_keeps_nothing(front: httpx.AsyncClient, warehouse_server: EmbeddedProcess) -> None:
@@ -352,6 +425,128 @@ async def test_what_is_cut_out_of_text(front: httpx.AsyncClient) -> None:
     for case, end in cases.items():
         text = (await front.post("/", content=sql.format(*case) + " FORMAT RawBLOB")).text
         assert text.endswith(end), case
+
+
+class Edge:
+    """What `collect` makes of requests' JSON, put into the tables as `load` does."""
+
+    def __init__(self, warehouse: Warehouse) -> None:
+        self.warehouse = warehouse
+        self.records: list[bytes] = []
+
+    def take(self, body: dict[str, Any], *, ip: str = "", user_agent: str = "", language: str = "") -> None:
+        context = Context(
+            now_ms=START_MS,
+            site=Site(id=1, tag_id="shop"),
+            source="api",
+            ip=ip,
+            user_agent=user_agent,
+            language=language,
+        )
+        sent = wire.parse("application/json", json.dumps({"site": "shop", "consent": "yes", **body}).encode())
+        taken = intake.take(sent, context, bytes)
+        assert [outcome.status for outcome in taken.outcomes] == ["durable"]
+        self.records += [record.value for record in taken.records]
+
+    async def store(self, table: str, *more: bytes) -> None:
+        spliced = b'{"k_partition":0,"k_offset":%d,"rollup_version":1,'
+        rows = b"\n".join(spliced % offset + value[1:] for offset, value in enumerate([*self.records, *more]))
+        self.records = []
+        await self.warehouse.insert(table, schema.insert_columns(table), rows, token=table)
+
+
+PLAIN = (
+    "ada@example.com",
+    sha256(b"ada@example.com").hexdigest(),
+    sha256(b"ada@example.com").hexdigest().upper(),
+    "dj0yJnU9Q2JfTGxzZWNyZXQmcD0w",
+    *("203.0.113.77", "203.0.113.0/24", "2001:db8:7:7::77", "2001:db8:7::/48"),
+)
+"""What leads to a person, in the ways in which it may be sent."""
+TRACES = ("ada@", "203.0.113", "2001:db8", "dj0y", sha256(b"ada@example.com").hexdigest()[:16])
+
+
+def planted(edge: Edge, plain: str, before: str) -> None:
+    """`plain` in every text that an event has, alone or behind `before`."""
+    text, percent = before + plain, quote(plain, safe="")
+    page = f"https://a.example/{percent}/?q={plain}&u={percent}&epik={percent}#{text}"
+    props = {
+        **{"note": text, text: 1, "ip": plain, "epik": [plain], "_epik": plain, "email": plain},
+        "deep": {"epik": {"v": plain}, "list": [text]},
+        "json": json.dumps({"epik": text}),
+    }
+    said = {
+        **{**dict.fromkeys(TEXTS, text), "url": page, "referrer": page, "props": props, "epik": "dj0yTHEID"},
+        "line_items": [dict.fromkeys(ITEM_TEXTS, text)],
+        "user": {"em": ["ada@example.com"], "ph": ["+4915112345678"], "external_id": ["ada@example.com"]},
+    }
+    for name in ("checkout", text):
+        one = {**said, "event": name, "event_id": f"{len(edge.records)} {text}"}
+        edge.take(one, ip=plain.partition("/")[0], user_agent=f"Browser/1.0.0.0 {text}", language=plain)
+
+
+def cut_off(edge: Edge, plain: str) -> None:
+    """`plain` where a text ends; a hash takes more room than its address."""
+    for name, limit in {**TEXTS, **ITEM_TEXTS}.items():
+        text = f"{len(edge.records)} ".ljust(limit - len(plain) - 1, ".") + " " + plain
+        one = {"line_items": [{name: text}]} if name in ITEM_TEXTS else {name: text}
+        edge.take({"event": "checkout", "event_id": f"{len(edge.records)}", **one})
+    agent = " ".ljust(511 - len(plain), ".") + " " + plain
+    edge.take({"event": "page_visit", "event_id": f"{len(edge.records)}"}, user_agent=agent)
+
+
+async def test_what_leads_to_a_person_is_in_no_text_of_a_view(warehouse: Warehouse) -> None:
+    """# Through the real edge, which leaves hashes and networks."""
+    edge = Edge(warehouse)
+    for plain in PLAIN:
+        for before in ("", "a ", "aa", "9-"):
+            planted(edge, plain, before)
+        cut_off(edge, plain)
+    sent = len(edge.records)
+    await edge.store("events")
+    at: dict[str, Any] = {"site_id": 1, "action": "save", "time": START_MS, "received_ms": START_MS, "visitor_id": 5}
+    await edge.store(
+        "engagements",
+        *(event.encode(event.Engagement(**at, event_id=plain, product_id=scrub_text(plain))) for plain in PLAIN),
+    )
+    own, rows = schema.analytics_database(warehouse.settings), {}
+    for view in VIEWS:
+        text = (await warehouse.select_bytes(f"SELECT * FROM {own}.{view}", fmt="JSONEachRow")).decode()
+        rows[view] = text.count("\n")
+        clear = unquote(text.replace("\\/", "/")).lower()
+        assert [(trace, clear[clear.find(trace) - 300 :][:400]) for trace in TRACES if trace in clear] == [], view
+    assert min(rows[view] for view in ("line_items", "sessions", "products_daily", "engagement_daily")) > 0
+    assert rows["events"] == sent
+
+
+async def test_what_hides_from_the_mask_is_not_shown(warehouse: Warehouse) -> None:
+    """# Records that no edge of ours wrote: with letters of JSON as numbers, and digits of a hash percent-encoded."""
+    secret = sha256(b"ada@example.com").hexdigest()
+    one = event.Event(event="page_visit", event_id="e", time=START_MS, site_id=1, received_ms=START_MS)
+    one.url = "https://a.example/?h=" + "".join(f"%{ord(digit):x}" for digit in secret)
+    one.props = Raw(b'{"colour": "blue", "x\\u0065pik": "dj0yTHEID"}')
+    await Edge(warehouse).store("events", event.encode(one))
+    own = schema.analytics_database(warehouse.settings)
+    found = await warehouse.select(f"SELECT url, props, user_agent FROM {own}.events")
+    assert found == [{"url": "https://a.example/?h=", "props": "{}", "user_agent": ""}]
+
+
+async def test_what_leads_to_nobody_stays(warehouse: Warehouse) -> None:
+    plain = {
+        "event_id": "018f4a5e-7c1d-7000-8000-00c04fd430c8",
+        "order_id": "A-10023",
+        "search_query": "lamp 12:34:56 1.2.3",
+        "url": "https://a.example/p/1?v=2.0.1&t=2026-11-22T11:46:06Z",
+        "props": {"size": "XL", "n": [1, {"id": "ab12"}]},
+    }
+    agent = "Mozilla/5.0 (X11; Linux x86_64) Chrome/131.0.0 Safari/537.36"
+    edge = Edge(warehouse)
+    edge.take({"event": "my_event", **plain}, user_agent=agent.replace("131.0.0", "131.0.0.0"))
+    await edge.store("events")
+    own = schema.analytics_database(warehouse.settings)
+    [found] = await warehouse.select(f"SELECT event_name, {', '.join(plain)}, user_agent FROM {own}.events")
+    assert json.loads(found.pop("props")) == plain.pop("props")
+    assert found == {"event_name": "my_event", **plain, "user_agent": agent}
 
 
 # --- what the views say -------------------------------------------------------------------------------
@@ -477,7 +672,7 @@ def test_names_that_only_look_alike_are_columns(sql: str) -> None:
 
 def test_a_setting_that_is_unknown_says_which_are_known() -> None:
     with pytest.raises(QueryFailed, match="max_execution_time"):
-        analyst.settings({"nope": "1"})
+        analyst.settings({"nope": "1"}, 1)
 
 
 def test_the_command_says_how_to_connect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -244,6 +244,20 @@ async def test_event_ids_present(warehouse: Warehouse) -> None:
     assert newest["received_ms"] == START_MS + 2500
 
 
+async def test_engagements_are_present_and_count_once_too(warehouse: Warehouse) -> None:
+    first, second = (
+        event.Engagement(site_id=1, action="save", event_id=f"g{n}", time=START_MS, received_ms=START_MS, visitor_id=n)
+        for n in range(2)
+    )
+    await Blocks(warehouse).insert(event.ENGAGEMENTS, rows(first), token="a")
+    await Blocks(warehouse).insert(event.EVENTS, rows(an_event(2)), token="b")
+    found = await queries.event_ids_present(1, ["g0", "g1", "e2", "e3"]).rows(warehouse)
+    assert {row["event_id"]: row["events"] for row in found} == {"g0": 1, "e2": 1}
+    assert (await queries.duplicates().rows(warehouse))[0]["n"] == 0
+    await Blocks(warehouse).insert(event.ENGAGEMENTS, rows(second), token="c")  # where the first one is
+    assert (await queries.duplicates().rows(warehouse))[0]["n"] == 1
+
+
 # --- what the views make of it ---------------------------------------------------------------------
 
 

@@ -167,6 +167,10 @@ def test_whatever_reaches_files_or_the_network(sql: str) -> None:
         "CREATE TABLE a (x UInt8) ENGINE = Memory PARALLEL WITH DROP TABLE b",
         "SELECT 'not closed",
         "SELECT `not closed",
+        "SELECT $not$closed$",
+        "SELECT $a$ $b$ $c$",
+        "SELECT $a",
+        "SELECT $",
         "SELECT 1 /* not closed",
         "SELECT 1 /* /* */",
         "SELECT \u2018it's\u2019, file('/etc/passwd')",
@@ -259,6 +263,13 @@ def test_the_statement_is_bounded_and_its_data_is_not() -> None:
     assert "longer than" in str(refusal(most[: guard.MAX_SQL_BYTES + 1]))
     assert refusal(start + b"('" + b"x" * guard.MAX_SQL_BYTES + b"')").code == guard.SYNTAX_ERROR
     guard.inspect(b"INSERT INTO t FORMAT CSV\n" + b"1\n" * guard.MAX_SQL_BYTES)
+
+
+def test_each_character_is_read_once_or_twice() -> None:
+    """# A text that is not closed ends the reading: nothing looks through the rest for one tag after the other."""
+    many = " ".join(f"${number}$" for number in range(50_000))
+    assert "$0$ at position 8" in str(refusal(f"SELECT {many}"))
+    assert [token.text for token in guard.tokens(f"$a${many}$a$ x")] == [many, "x"]
 
 
 async def test_every_table_function_of_the_engine_is_known(warehouse: Warehouse) -> None:

@@ -215,6 +215,14 @@ async def test_headers_of_an_answer(raw: httpx.AsyncClient) -> None:
     assert "(UNKNOWN_TABLE) (version " in failed.text
 
 
+@pytest.mark.parametrize("query_id", ["\u20ac", "a\r\nX-Mine: 1", "x" * 257])
+async def test_a_query_id_that_no_header_can_hold(raw: httpx.AsyncClient, query_id: str) -> None:
+    answer = await raw.post("/", params={"query_id": query_id}, content="SELECT 1")
+    assert (answer.status_code, answer.headers["X-ClickHouse-Exception-Code"]) == (400, "36")
+    assert uuid.UUID(answer.headers["X-ClickHouse-Query-Id"])
+    assert "X-Mine" not in answer.headers
+
+
 async def test_parameters_are_bound_not_pasted(raw: httpx.AsyncClient) -> None:
     answer = await raw.get(
         "/", params={"query": "SELECT {a:String}, {b:UInt8}", "param_a": "x'; DROP\\t", "param_b": "7"}

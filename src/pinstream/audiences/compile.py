@@ -7,6 +7,7 @@ How the people of a site are put together:
 - *person of an e-mail*: its devices, and the devices that share an external id with one of them. Shared ids join
   nothing, shared devices are left out.
 - *consent of a person*: the latest word of those devices. Of a shared device only a no counts.
+- *erased person*: the e-mail was erased, or anything else that was seen on one of those devices.
 
 A statement is built from the inside out: *facts* of each visitor, read from `visitor_profile` or looked up by visitor;
 for persons each fact put together over their devices; then `figures` worked out of them; then the conditions. What
@@ -84,10 +85,16 @@ _CONSENT: Final = (
     "bitAnd(maxIf(profile.consent, bitAnd(profile.consent, 3) = 2 OR (bitAnd(profile.consent, 3) = 1 "
     "AND NOT profile.shared)), 3)"
 )
-_ERASED: Final = "SELECT toFixedString(id_value, 32) AS em FROM erased WHERE site_id = {site:UInt32} AND id_type = 'em'"
-_ERASED_VISITOR: Final = (
-    "SELECT toUInt64OrZero(id_value) FROM erased WHERE site_id = {site:UInt32} AND id_type = 'visitor'"
+_ERASED_ROWS: Final = "FROM erased WHERE site_id = {site:UInt32} AND id_type"
+_ERASED: Final = f"SELECT id_value {_ERASED_ROWS} != 'visitor'"
+"""Of which kind they are does not matter: no hash is one of two things."""
+_ERASED_DEVICES: Final = (
+    f"SELECT visitor_id FROM identity WHERE site_id = {{site:UInt32}} AND id_type IN KINDS AND id_value IN ({_ERASED}) "
+    f"UNION ALL SELECT toUInt64OrZero(id_value) {_ERASED_ROWS} = 'visitor'"
 )
+_GONE_VISITOR: Final = _ERASED_DEVICES.replace("KINDS", "('em', 'epik', 'external_id', 'ph')")
+_GONE_DEVICE: Final = _ERASED_DEVICES.replace("KINDS", "('epik', 'external_id', 'ph')")
+"""Of a device that has a second e-mail, only the erased one is gone."""
 _CANCELLED: Final = "SELECT order_key FROM cancelled_order WHERE site_id = {site:UInt32}"
 
 _TOGETHER: Final = {
@@ -139,29 +146,29 @@ def members(rule: Rule, *, site_id: int, now_ms: int, money: Money = NO_RATES) -
         raise Refused("bad_value", "Only a rule of level person can be pushed.", field="$.level")
     text = _Text("person", now_ms, money)
     holds = text.rule(rule)
-    return text.select(f"em, {text.full_set} AS full_set", site_id, where=[_IN_PERSON, holds])
+    return text.select(f"em, {text.full_set} AS full_set", site_id, where=[_IN, holds])
 
 
 def visitors(rule: Rule, *, site_id: int, now_ms: int, money: Money = NO_RATES) -> Query:
     """The browsers, as distinct `visitor_id`, of which `rule` is true on their own and which consent."""
     text = _Text("visitor", now_ms, money)
     holds = text.rule(rule)
-    return text.select("visitor_id", site_id, where=[_IN_VISITOR, holds])
+    return text.select("visitor_id", site_id, where=[_IN, holds])
 
 
 def sizes(asked: Sequence[Rule], *, level: Level, site_id: int, now_ms: int, money: Money = NO_RATES) -> Query:
     """How many are in each of `asked`, all in one pass: one row, `n0`, `n1` and so on."""
     text = _Text(level, now_ms, money)
     columns = ", ".join(f"countIf({text.rule(each)}) AS n{number}" for number, each in enumerate(asked))
-    return text.select(columns, site_id, where=[_IN_PERSON if level == "person" else _IN_VISITOR])
+    return text.select(columns, site_id, where=[_IN])
 
 
 def answers(asked: Sequence[Rule], *, level: Level, site_id: int, now_ms: int, money: Money = NO_RATES) -> Query:
     """Everybody who consents, one a row: `em` or `visitor_id`, and as `n0`, `n1` and so on whether they are in each."""
     text = _Text(level, now_ms, money)
-    who, consents = ("em", _IN_PERSON) if level == "person" else ("visitor_id", _IN_VISITOR)
+    who = "em" if level == "person" else "visitor_id"
     flags = "".join(f", {text.rule(each)} AS n{number}" for number, each in enumerate(asked))
-    return text.select(who + flags, site_id, where=[consents])
+    return text.select(who + flags, site_id, where=[_IN])
 
 
 def preview(rule: Rule, *, level: Level, site_id: int, now_ms: int, money: Money = NO_RATES) -> Query:
@@ -177,7 +184,7 @@ def preview(rule: Rule, *, level: Level, site_id: int, now_ms: int, money: Money
     columns += f", countIf(word = 0 AND {holds}) AS undecided, countIf(word = 2 AND {holds}) AS declined"
     columns += f", sumIf({' + '.join(text.unpriced) or '0'}, is_in) AS unpriced"
     columns += f", countIf(is_in AND {text.full_set}) AS full"
-    return text.select(columns, site_id, where=[_KEPT_PERSON if level == "person" else _KEPT_VISITOR])
+    return text.select(columns, site_id, where=["NOT gone"])
 
 
 def explain(rule: Rule, *, em: str, site_id: int, now_ms: int, money: Money = NO_RATES) -> Query:
@@ -188,7 +195,7 @@ def explain(rule: Rule, *, em: str, site_id: int, now_ms: int, money: Money = NO
     `_Part`), and where it asks for money, `all_0_money`.
     """
     text = _Text("person", now_ms, money)
-    columns = ["word AS consent", f"em IN ({_ERASED}) AS erased", "devices"]
+    columns = ["word AS consent", "gone AS erased", "devices"]
     for group, number, each in rule.conditions():
         part = text.condition(each)
         columns += [f"{part.holds} AS {group}_{number}", f"{part.seen} AS {group}_{number}_seen"]
@@ -200,9 +207,11 @@ def explain(rule: Rule, *, em: str, site_id: int, now_ms: int, money: Money = NO
 
 
 def withdrawn(*, site_id: int, now_ms: int) -> Query:
-    """The people who must be in no audience: their latest word is not a yes, or they were erased."""
-    asked = _Text("person", now_ms, NO_RATES).select("em", site_id, where=["word != 1"])
-    return Query(sql=f"{asked.sql} UNION DISTINCT {_ERASED}", params=asked.params)
+    """The people who must be in no audience: their latest word is a no, or they were erased. Shared e-mails too."""
+    text = _Text("person", now_ms, NO_RATES)
+    asked = text.select("em", site_id, where=["(word = 2 OR gone)"], shared_too=True)
+    unseen = f"SELECT toFixedString(substring(id_value, 1, 32), 32) AS em {_ERASED_ROWS} IN ('em', 'hash')"
+    return Query(sql=f"{asked.sql} UNION DISTINCT {unseen}", params=asked.params)
 
 
 def count(query: Query) -> Query:
@@ -210,10 +219,7 @@ def count(query: Query) -> Query:
     return Query(sql=f"SELECT count() AS n FROM ({query.sql})", params=query.params)
 
 
-_KEPT_PERSON: Final = f"em NOT IN ({_ERASED})"
-_KEPT_VISITOR: Final = f"visitor_id NOT IN ({_ERASED_VISITOR})"
-_IN_PERSON: Final = f"word = 1 AND {_KEPT_PERSON}"
-_IN_VISITOR: Final = f"word = 1 AND {_KEPT_VISITOR}"
+_IN: Final = "word = 1 AND NOT gone"
 
 
 class _Part(Struct, frozen=True):
@@ -288,10 +294,15 @@ class _Text:
         """Whether a set that one of the conditions so far asks about is full."""
         return f"({' OR '.join(self._full) or '0'})"
 
-    def select(self, columns: str, site_id: int, *, where: Sequence[str], one_person: bool = False) -> Query:
-        """`columns` of everybody of the site for whom `where` holds; `word` is the consent."""
+    def select(
+        self, columns: str, site_id: int, *, where: Sequence[str], one_person: bool = False, shared_too: bool = False
+    ) -> Query:
+        """`columns` of everybody of the site for whom `where` holds; `word` is the consent, `gone`: was erased.
+
+        `shared_too`: shared e-mails, which belong to nobody, as well.
+        """
         self.params["site"] = site_id
-        found = self._persons(one_person) if self._level == "person" else self._visitors()
+        found = self._persons(one_person, shared_too) if self._level == "person" else self._visitors()
         if self._figures:
             figures = "".join(f",\n  {expression} AS {name}" for expression, name in self._figures.items())
             found = f"SELECT *{figures} FROM (\n{found})"
@@ -300,7 +311,7 @@ class _Text:
         head = heads if self._level == "person" else ""
         return Query(sql=f"{head}SELECT {columns} FROM (\n{found}){filters}\n", params=self.params)
 
-    def _persons(self, one_person: bool) -> str:
+    def _persons(self, one_person: bool, shared_too: bool) -> str:
         self.params |= {
             "shared_since": max(0, self._now_s - SHARED_WINDOW_S),
             "max_ids": MAX_IDS_PER_VISITOR,
@@ -310,15 +321,19 @@ class _Text:
             f",\n    {_TOGETHER[how].format(f'profile.{name}')} AS {name}" for (_, how), name in self._facts.items()
         )
         facts += ",\n    uniqExactIf(device.visitor_id, NOT profile.shared) AS devices" if one_person else ""
-        profile = self._profile("profile.visitor_id IN shared_device AS shared", one_person=one_person)
+        shared = "profile.visitor_id IN shared_device AS shared"
+        profile = self._profile(shared, f"profile.visitor_id IN ({_GONE_DEVICE}) AS gone", one_person=one_person)
+        own = "" if shared_too else " HAVING uniqExactIf(device.visitor_id, direct) <= {max_visitors:UInt32}"
         return (
-            f"  SELECT toFixedString(device.em, 32) AS em, {_CONSENT} AS word{facts}\n"
+            f"  SELECT toFixedString(device.em, 32) AS em, {_CONSENT} AS word,\n"
+            f"    max(profile.gone AND NOT profile.shared) OR device.em IN ({_ERASED}) AS gone{facts}\n"
             f"  FROM (\n{profile}) AS profile INNER JOIN device ON profile.visitor_id = device.visitor_id\n"
-            "  GROUP BY device.em HAVING uniqExactIf(device.visitor_id, direct) <= {max_visitors:UInt32}"
+            f"  GROUP BY device.em{own}"
         )
 
     def _visitors(self) -> str:
-        return f"  SELECT *, bitAnd(consent, 3) AS word FROM (\n{self._profile()})"
+        profile = self._profile(f"profile.visitor_id IN ({_GONE_VISITOR}) AS gone")
+        return f"  SELECT *, bitAnd(consent, 3) AS word FROM (\n{profile})"
 
     def _profile(self, *columns: str, one_person: bool = False) -> str:
         """A row a visitor: its consent, `columns` and the facts."""
@@ -552,7 +567,7 @@ class _Text:
     def _on_list(self, condition: OnList) -> _Part:
         """A person by the e-mail itself, or by a phone or external id of one of the own devices."""
         lists = self._bound("Array(UInt32)", list(condition.lists))
-        listed = f"FROM list_member WHERE site_id = {{site:UInt32}} AND list_id IN {lists}"
+        listed = f"FROM list_member FINAL WHERE site_id = {{site:UInt32}} AND list_id IN {lists}"
         types = "" if self._level == "visitor" else " AND id_type != 'em'"
         by_device = self._one_of(
             "SELECT visitor_id FROM identity WHERE site_id = {site:UInt32} AND (toString(id_type), id_value) IN "

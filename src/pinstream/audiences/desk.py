@@ -17,7 +17,19 @@ from msgspec import Struct
 from pinstream.audiences import compile, membership, rule, templates, words
 from pinstream.audiences.compile import Level, Money, Query
 from pinstream.audiences.membership import Counts, Target
-from pinstream.audiences.rule import Arrived, Condition, Did, Engaged, FirstSeen, Group, LastSeen, Orders, Rule
+from pinstream.audiences.rule import (
+    Arrived,
+    Condition,
+    Did,
+    Engaged,
+    FirstSeen,
+    Group,
+    InAudience,
+    LastSeen,
+    OnList,
+    Orders,
+    Rule,
+)
 from pinstream.audiences.templates import Language
 from pinstream.errors import Refused
 from pinstream.state.runs import MEMBER_BYTES
@@ -141,6 +153,34 @@ def rule_of_file(path: Path) -> Rule:
     except OSError as exc:
         raise Refused("bad_value", f"Cannot read {path}: {exc.strerror}.", field="rule") from exc
     return rule.from_toml(text) if path.suffix == ".toml" else rule.from_json(text)
+
+
+def check_names(store: Store, site_id: int, asked: Rule, *, before: int | None = None) -> None:
+    """Raise Refused if `asked` names a list or an audience that its site does not have.
+
+    To be done before it is stored, of a new rule for the audience numbered `before` too: as an audience can only name
+    those before it, none asks for itself, by whatever way.
+    """
+    lists = {each.id for each in store.lists(site_id=site_id)}
+    others = {each.id for each in store.audiences(site_id=site_id) if before is None or each.id < before}
+    for group, number, each in asked.conditions():
+        path = f"$.{group}[{number}]"
+        if isinstance(each, OnList) and (missing := set(each.lists) - lists):
+            raise Refused("bad_value", f"The site has no list {min(missing)}. See `pinstream lists list`.", field=path)
+        if isinstance(each, InAudience) and (missing := set(each.audiences) - others):
+            which = "audience" if before is None else f"audience older than {before} with the number"
+            detail = f"The site has no {which} {min(missing)}. See `pinstream audiences list`."
+            raise Refused("bad_value", detail, field=path)
+
+
+def check_unnamed(store: Store, audience: Audience) -> None:
+    """Raise Refused if the rule of another audience names this one."""
+    for other in store.audiences(site_id=audience.site_id):
+        for _, _, each in rule.from_json(other.rule).conditions():
+            if isinstance(each, InAudience) and audience.id in each.audiences:
+                raise Refused(
+                    "bad_value", f"The rule of audience {other.id}, {other.name}, names it. Change that first."
+                )
 
 
 async def subject(store: Store, audience_id: int, rates: Mapping[str, float], *, now_ms: int) -> Subject:

@@ -80,9 +80,10 @@ async def desired(warehouse: Warehouse, target: Target, wanted: Query) -> AsyncI
 
     `wanted`: as of `compile.members`.
 
-    What killed runs of this audience left there is thrown away first.
+    What killed runs of this audience left there is thrown away first, also under this run's own id: the ids of a
+    state database that was restored come again.
     """
-    await _drop_older(warehouse, target)
+    await _drop_left(warehouse, target)
     sql = (
         "INSERT INTO audience_desired (site_id, audience_id, run_id, em, full_set) "  # noqa: S608 - constants of compile.py; values are bound
         "SELECT {site:UInt32} AS site_id, {audience:UInt32} AS audience_id, {run:UInt64} AS run_id, em, full_set "
@@ -212,12 +213,22 @@ async def forget(warehouse: Warehouse, target: Target, *, now_ms: int) -> None:
 
 
 async def publish(warehouse: Warehouse, target: Target, run: Run, *, entered: int, left: int) -> None:
-    """Copy a finished run to `audience_run`, with the size and a fingerprint of what is in now."""
+    """Copy a finished run to `audience_run`, with the size and a fingerprint of what is in now.
+
+    `entered`, `left`: as the ledger has them. What else the size has changed by since the run before, as after a list
+    that was lost, is added: sizes and changes always add up.
+    """
+    sql = (
+        "SELECT fingerprint_members FROM audience_run FINAL WHERE site_id = {site:UInt32} "
+        "AND audience_id = {audience:UInt32} AND run_id < {run:UInt64} ORDER BY run_id DESC LIMIT 1"
+    )
+    before = sum([int(row["fingerprint_members"]) for row in await warehouse.select(sql, target.params())])
     sql = (
         "SELECT count() AS fingerprint_members, groupBitXor(sipHash64(em)) AS fingerprint FROM audience_member FINAL "
         "WHERE site_id = {site:UInt32} AND audience_id = {audience:UInt32} AND state = 1"
     )
     [found] = await warehouse.select(sql, target.params())
+    lost = before + entered - left - int(found["fingerprint_members"])
     copied = ("connection_id", "status", "desired", "members", "adds", "removes", "held")
     row = {
         "site_id": target.site_id,
@@ -226,8 +237,8 @@ async def publish(warehouse: Warehouse, target: Target, run: Run, *, entered: in
         "started_at": str(run.started_ms),
         "updated_at": str(run.finished_ms or run.started_ms),
         "error": run.detail,
-        "entered": entered,
-        "left": left,
+        "entered": entered + max(-lost, 0),
+        "left": left + max(lost, 0),
         **{name: getattr(run, name) for name in copied},
         **found,
     }
@@ -277,10 +288,10 @@ def _lines(rows: Sequence[dict[str, Any]]) -> bytes:
     return b"\n".join(map(msgspec.json.encode, rows))
 
 
-async def _drop_older(warehouse: Warehouse, target: Target) -> None:
+async def _drop_left(warehouse: Warehouse, target: Target) -> None:
     sql = (
         "SELECT DISTINCT run_id FROM audience_desired "
-        "WHERE site_id = {site:UInt32} AND audience_id = {audience:UInt32} AND run_id < {run:UInt64}"
+        "WHERE site_id = {site:UInt32} AND audience_id = {audience:UInt32} AND run_id <= {run:UInt64}"
     )
     for row in await warehouse.select(sql, target.params()):
         await _drop(warehouse, target.audience_id, int(row["run_id"]))

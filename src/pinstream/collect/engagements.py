@@ -91,7 +91,7 @@ def _engagement(one: Any, path: str, context: Context, random: Random) -> Engage
     visitor = uuid(said["visitor_id"], f"{path}.visitor_id") if "visitor_id" in said else ""
     time = integer(said.get("time", context.now_ms), f"{path}.time", 0, MAX_TIME_MS) or context.now_ms
     kept = min(max(time, context.now_ms - LATE_MS), context.now_ms + EARLY_MS)
-    event_id = scrub_text(text(said.get("event_id", ""), f"{path}.event_id", _ID_CHARS))[:_ID_CHARS]
+    event_id = scrub_text(text(said.get("event_id", ""), f"{path}.event_id", _ID_CHARS), _ID_CHARS)
     return Engagement(
         site_id=context.site.id,
         action=_action(said.get("action"), f"{path}.action"),
@@ -102,7 +102,7 @@ def _engagement(one: Any, path: str, context: Context, random: Random) -> Engage
         em=person.em,
         external_id=person.external_id,
         epik=epik if len(epik) <= MAX_EPIK_CHARS else "",
-        product_id=scrub_text(text(said.get("product_id", ""), f"{path}.product_id", _PRODUCT_CHARS))[:_PRODUCT_CHARS],
+        product_id=scrub_text(text(said.get("product_id", ""), f"{path}.product_id", _PRODUCT_CHARS), _PRODUCT_CHARS),
         time_clamped=kept != time,
         **{name: integer(said.get(name, 0), f"{path}.{name}", 0, _MAX_ID) for name in _IDS},
     )

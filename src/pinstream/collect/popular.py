@@ -18,6 +18,8 @@ from pinstream.state.snapshot import Popular
 
 PATH: Final = "/v1/popular"
 CACHE_S: Final = 600
+CACHE_NOTHING_S: Final = 60
+"""Of an answer that tells nothing: what is new shows soon."""
 MAX_ASKED: Final = 100
 """Products and Pins in a request."""
 MAX_QUERY_BYTES: Final = 32_768
@@ -34,16 +36,18 @@ class Shelf:
     async def answer(self, request: Request) -> Answer:
         """GET and HEAD. Public: any page may read it, nothing is counted, no cookie is looked at."""
         try:
-            body = self._body(request.scope["query_string"])
+            told = self._told(request.scope["query_string"])
         except Refused as exc:
             return replace(answers.of_refused(exc), mirror=False)
+        body = msgspec.json.encode(told)
         tag = f'"{blake2b(body, digest_size=8).hexdigest()}"'
-        headers = [("ETag", tag), ("Cache-Control", f"public, max-age={CACHE_S}")]
+        cache_s = CACHE_S if any(told.values()) else CACHE_NOTHING_S
+        headers = [("ETag", tag), ("Cache-Control", f"public, max-age={cache_s}")]
         if tag in request.headers.get("if-none-match", ""):
             return Answer(304, headers, mirror=False)
         return Answer(200, [*headers, ("Content-Type", "application/json")], body, mirror=False)
 
-    def _body(self, query: bytes) -> bytes:
+    def _told(self, query: bytes) -> dict[str, dict[str, Any]]:
         if len(query) > MAX_QUERY_BYTES:
             raise Refused("too_long", f"A query has at most {MAX_QUERY_BYTES} bytes.")
         said = parse_qs(query.decode(errors="replace"))
@@ -58,7 +62,7 @@ class Shelf:
         if site is None:
             raise Refused("unknown_site", "There is no such site.", field="$.site")
         popular = self._gate.snapshot.popular.get(site.id, _NOTHING)
-        return msgspec.json.encode({"products": _told(popular.products, products), "pins": _told(popular.pins, pins)})
+        return {"products": _told(popular.products, products), "pins": _told(popular.pins, pins)}
 
 
 def _told(savers: dict[str, int], asked: list[str]) -> dict[str, Any]:

@@ -44,6 +44,7 @@ _SUSPECT = re.compile(rf"[@+%]|(?i:tel:)|&#|&commat|\\u0040|://|^\?|{_FOLDABLE.p
 _USERINFO = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]{0,20}://)[^/?#@]*(?:@[^/?#@]*)*@")
 _DELIMITER = re.compile(r"([?&#;/])")
 _HASHED = re.compile(r"^[0-9a-fA-F]{64}$")
+_HASH = re.compile(r"[0-9a-fA-F]{64,}")
 
 
 _CALM_TEXT = re.compile(r"[A-Za-z0-9 _.,;!()'*<>|~^$=/-]*+")
@@ -81,7 +82,7 @@ def scrub_text(text: str, limit: int = MAX_PROPS_BYTES) -> str:
         return text[:limit]
     if "%" in text or "://" in text or text[:1] == "?":
         text = scrub_url(text, limit)
-    return _plain(_WRITTEN_AT.sub("@", text), limit)[:limit]
+    return _cut(_plain(_WRITTEN_AT.sub("@", text), limit), limit)
 
 
 def scrub_url(url: str, limit: int = MAX_PROPS_BYTES) -> str:
@@ -96,7 +97,14 @@ def scrub_url(url: str, limit: int = MAX_PROPS_BYTES) -> str:
         length += len(clean)
         if length >= limit:
             break
-    return "".join(parts)[:limit]
+    return _cut("".join(parts), limit)
+
+
+def _cut(text: str, limit: int) -> str:
+    """The first `limit` characters, without a hash that ends later: half of one names a person just as well."""
+    if len(text) > limit:
+        limit = next((run.start() for run in _HASH.finditer(text) if run.start() < limit < run.end()), limit)
+    return text[:limit]
 
 
 def _scrub_part(part: str, limit: int) -> str:
@@ -159,7 +167,7 @@ def _emails_hashed(text: str, limit: int) -> str:
     if "@" not in text:
         return text
     clean, count = _EMAIL.subn(_hash_found, _folded(text), limit // HASH_CHARS + 1)
-    return clean[:limit] if count else text
+    return _cut(clean, limit) if count else text
 
 
 def _hash_found(found: re.Match[str]) -> str:

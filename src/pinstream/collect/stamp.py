@@ -33,6 +33,7 @@ from pinstream.event import (
     MAX_PROPS_BYTES,
     ORDER_CANCELLED,
     ORDER_REFUNDED,
+    TELLING,
     Consent,
     Event,
     LineItem,
@@ -232,6 +233,7 @@ _ITEM_CHARS: Final = {
     "product_variant": 128,
     "product_variant_id": 128,
 }
+_TELLING: Final = re.compile(TELLING, re.IGNORECASE | re.ASCII)
 _NO_PROPS: Final = Raw(b"{}")
 _NO_MONEY: Final = RawEvent(event="-").value  # the very object: msgspec leaves a default out where it finds that
 _TAG: Final[Source] = "tag"  # the default
@@ -331,12 +333,14 @@ def _header(sent: str) -> str:
 
 @lru_cache(maxsize=_CACHED)
 def _agent(sent: str) -> str:
-    return _header(sent)[:MAX_AGENT_CHARS]
+    return scrub_text(sent.replace("\0", ""), MAX_AGENT_CHARS)
 
 
 @lru_cache(maxsize=_CACHED)
 def _name(sent: str) -> str:
-    return scrub_text(canonical_name(sent)).strip()[:_EVENT_CHARS] or "custom"
+    """Names are what analysts filter on, and see as they are: one that leads to a person is none."""
+    name = scrub_text(canonical_name(sent)).strip()
+    return "custom" if not name or _TELLING.search(name) else name[:_EVENT_CHARS]
 
 
 def _time(said: int, skew_ms: int, context: Context) -> tuple[int, bool]:

@@ -129,14 +129,15 @@ def audiences_add(
     as_json: AsJson = False,
 ) -> None:
     """Create an audience from a template or a rule and, if an ad account is known, connect it to Pinterest."""
+    from pinstream.audiences import desk
     from pinstream.audiences.rule import to_json
 
     called, wanted = _wanted(template, changes, rule)
     account = "" if draft or wanted.level == "visitor" else _account(ad_account)
     with open_store() as store:
-        audience = store.add_audience(
-            site_id=store.site(site).id, name=name or called, rule=to_json(wanted), now_ms=now_ms()
-        )
+        site_id = store.site(site).id
+        desk.check_names(store, site_id, wanted)
+        audience = store.add_audience(site_id=site_id, name=name or called, rule=to_json(wanted), now_ms=now_ms())
         if account:
             store.connect(audience_id=audience.id, ad_account_id=account, now_ms=now_ms())
     if account:
@@ -178,6 +179,7 @@ def audiences_set(
     as_json: AsJson = False,
 ) -> None:
     """Change an audience. What is not named stays as it is; the next sync goes by it."""
+    from pinstream.audiences import desk
     from pinstream.audiences.rule import from_json, to_json
 
     if changes and not template and not rule:
@@ -187,15 +189,21 @@ def audiences_set(
         found = _named(store, audience)
         if wanted and wanted.level != from_json(found.rule).level:
             raise Refused("bad_value", "A rule about people and one about browsers cannot take each other's place.")
+        if wanted:
+            desk.check_names(store, found.site_id, wanted, before=found.id)
         changed = store.set_audience(found.id, name=name, rule=to_json(wanted) if wanted else None, enabled=enabled)
     show([plain(changed)], as_json)
 
 
 @audiences.command("remove")
 def audiences_remove(audience: Which) -> None:
-    """Delete an audience that is not connected to Pinterest."""
+    """Delete an audience that is not connected to Pinterest, and that no other rule names."""
+    from pinstream.audiences import desk
+
     with open_store() as store:
-        store.remove_audience(_named(store, audience).id)
+        found = _named(store, audience)
+        desk.check_unnamed(store, found)
+        store.remove_audience(found.id)
 
 
 @audiences.command("preview")
@@ -350,11 +358,14 @@ def _answered(
     subject: Callable[[Store], Awaitable[Subject]], question: Callable[[Warehouse, Subject], Awaitable[T]]
 ) -> T:
     from pinstream import roles
+    from pinstream.privacy import suppress
 
     settings = load_settings()
 
     async def ask() -> T:
         async with roles.open_store(settings) as store, roles.open_warehouse(settings) as clickhouse:
-            return await question(clickhouse, await subject(store))
+            asked = await subject(store)
+            await suppress.carry(store, clickhouse, asked.audience.site_id)
+            return await question(clickhouse, asked)
 
     return asyncio.run(ask())

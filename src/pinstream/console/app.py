@@ -70,7 +70,7 @@ class Api:
         remove, worse = read(an_object(sent.get("remove") or {}, "$.remove"), site.phone_region, "$.remove")
         refused = [*bad, *worse]
         await self._lists.remove(target, remove)
-        gone = await self._lists.add(target, add, now_ms=self._clock())
+        gone = await self._lists.add(target, add)
         answer = {
             "added": sum(member not in gone for member in add),
             "removed": len(remove),

@@ -143,6 +143,7 @@ def _say_where(running: Stack, emit: Emit, after_s: float) -> None:
     for line in (
         f"everything runs, {after_s:.0f} s after the start",
         f"shop        {running.shop_url}",
+        f"popular     {running.collect_url}/v1/popular?site={TAG_ID}&product=mug  (after half a minute)",
         f"ClickHouse  curl '{url}' --data-binary '{query}'",
         f"Pinterest   {running.pinterest_url}/_fake/lists  (who is in which list, hashed)",
         f"lists       http://127.0.0.1:{running.settings.console.port}/v1/lists  (key: keys create --may-import)",
@@ -170,13 +171,11 @@ async def _shop(running: Stack, ledger: Ledger, options: Options, stop: asyncio.
     seconds = options.seconds if options.seconds is not None else 10 * 365 * 86_400.0
     shopping = asyncio.create_task(
         shop(
-            running.collect_url,
-            TAG_ID,
+            running.door,
             seconds=seconds,
             events_per_s=options.events_per_s,
             seed=secrets.randbits(32) if options.seed is None else options.seed,
             ledger=ledger,
-            origin=running.shop_url,
         )
     )
     stopping = asyncio.create_task(stop.wait())
@@ -197,11 +196,15 @@ class Watch:
         self.seen_at: dict[str, float] = {}
         """Event id -> when a SELECT first found it, by the monotonic clock."""
         self.rss_bytes = 0
-        self._offset = -1
+        self._offsets: dict[str, int] = {}
+        """Of each table the newest row that was looked at."""
 
     @asynccontextmanager
     async def watching(self, emit: Emit) -> AsyncIterator[None]:
-        """Watch while the block runs, and say every SAY_S what is happening."""
+        """Watch while the block runs what comes from now on, and say every SAY_S what is happening."""
+        for table in ("events", "engagements"):
+            rows = await self.running.warehouse.select(f"SELECT max(k_offset) AS newest FROM {table}")  # noqa: S608
+            self._offsets[table] = rows[0]["newest"]
         tasks = [asyncio.create_task(self._look()), asyncio.create_task(self._say(emit))]
         try:
             yield
@@ -213,11 +216,12 @@ class Watch:
     async def _look(self) -> None:
         while True:
             with suppress(PinstreamError):
-                rows = await self.running.warehouse.select(_NEW_EVENTS, {"after": self._offset})
-                now = time.monotonic()
-                for row in rows:
-                    self.seen_at.setdefault(row["event_id"], now)
-                    self._offset = max(self._offset, row["k_offset"])
+                for table, offset in self._offsets.items():
+                    new = f"SELECT event_id, k_offset FROM {table} WHERE k_offset > {{after:Int64}}"  # noqa: S608
+                    rows = await self.running.warehouse.select(new, {"after": offset})
+                    now = time.monotonic()
+                    self.seen_at.update({row["event_id"]: now for row in rows if row["event_id"] not in self.seen_at})
+                    self._offsets[table] = max([offset, *(row["k_offset"] for row in rows)])
             await asyncio.sleep(WATCH_S)
 
     async def _say(self, emit: Emit) -> None:
@@ -234,8 +238,9 @@ class Watch:
             wanted = await self.running.audience_members()
             _, there = await self.running.list_members()
             members = f"{len(wanted)} in the audience, {len(there)} at Pinterest"
-        seen = self.seen_at.keys() & self.ledger.entries.keys()  # others: yours, and withdrawals that collect noted
-        others = f" and {len(self.seen_at) - len(seen)} others" if len(self.seen_at) > len(seen) else ""
+        seen = self.seen_at.keys() & self.ledger.entries.keys()
+        more = len(self.seen_at) - len(seen)
+        others = f" and {more} more (yours, or noted by collect)" if more else ""
         return (
             f"{counts['durable']} durable, {len(seen)} in ClickHouse{others}, {refused} refused or dropped; {members}"
         )
@@ -248,9 +253,6 @@ class Watch:
         """For each event: from its answer until it was seen, sorted. 0 where it was seen first."""
         answered = {entry.event_id: entry.answered_s for entry in self.ledger.entries.values() if entry.answered_s}
         return sorted(max(0, round(1000 * (at - answered[key]))) for key, at in self.seen_at.items() if key in answered)
-
-
-_NEW_EVENTS: Final = "SELECT event_id, k_offset FROM events WHERE k_offset > {after:Int64}"
 
 
 async def _settle(watch: Watch) -> None:

@@ -22,6 +22,7 @@ import msgspec
 from msgspec import Struct
 
 from pinstream.clock import now_ms
+from pinstream.demo import pins
 from pinstream.demo.shop import cart as carts
 from pinstream.demo.shop.catalogue import CATEGORIES, CURRENCY, PRODUCTS
 from pinstream.event import CONSENT_WITHDRAWN, canonical_name
@@ -38,6 +39,7 @@ Persona = Literal[
     "browser",
     "abandoner",
     "buyer",
+    "pinner",
     "two_devices",
     "second_thoughts",
     "withdrawer",
@@ -51,6 +53,7 @@ WEIGHTS: Final[dict[Persona, int]] = {
     "browser": 38,
     "abandoner": 22,
     "buyer": 16,
+    "pinner": 8,
     "two_devices": 5,
     "second_thoughts": 4,
     "withdrawer": 3,
@@ -172,6 +175,8 @@ class Step(NamedTuple):
     events: list[dict[str, Any]]
     em: str = ""
     """Hash of the e-mail that the page knows."""
+    on_pinterest: bool = False
+    """Actions on Pins, which no page sends, but a server of the shop that has a key."""
     consent: Literal["yes", "no"] = "yes"
     gpc: bool = False
 
@@ -200,12 +205,12 @@ class Visit:
         self.shop_url = shop_url
         self.cart: carts.Cart = {}
 
-    def device(self, user_agent: str = "") -> Device:
-        """A browser nobody has seen; every fourth one comes from a Pin."""
+    def device(self, user_agent: str = "", *, from_pin: float = 0.25) -> Device:
+        """A browser nobody has seen; so many of them come from a Pin."""
         return Device(
             visitor_id=str(uuid.UUID(int=self.dice.getrandbits(128), version=4)),
             user_agent=user_agent or self.dice.choice((_PHONE, _LAPTOP)),
-            epik=f"dj0yJnU9{self.dice.getrandbits(64):x}" if self.dice.random() < 0.25 else "",
+            epik=f"dj0yJnU9{self.dice.getrandbits(64):x}" if self.dice.random() < from_pin else "",
         )
 
     def email(self) -> str:
@@ -217,10 +222,17 @@ class Visit:
         here = {"url": f"{self.shop_url}{path}", "referrer": f"{self.shop_url}/"}
         return [{"event": "init", **here}, {"event": name, **here, **(data or {})}]
 
+    def lands(self, device: Device, path: str, data: dict[str, Any] | None = None) -> Step:
+        """The first page; who comes from a Pin has Pinterest's click id in its address."""
+        opened = self.page(f"{path}?epik={device.epik}" if device.epik else path, "pagevisit", data)
+        if device.epik:
+            opened = [{**event, "referrer": "https://www.pinterest.com/"} for event in opened]
+        return Step(device, opened)
+
     def looks(self, device: Device, *, pages: int = 3) -> list[Step]:
         """Front page, then shelves, products and searches."""
         openings = self.dice.choices((self.shelf, self.product, self.search), (1, 2, 1), k=self.dice.randint(1, pages))
-        return [Step(device, self.page("/", "pagevisit")), *(Step(device, opened()) for opened in openings)]
+        return [self.lands(device, "/"), *(Step(device, opened()) for opened in openings)]
 
     def shelf(self) -> list[dict[str, Any]]:
         slug, name = self.dice.choice(list(CATEGORIES.items()))
@@ -280,6 +292,16 @@ def _buys(visit: Visit) -> list[Step]:
     return steps + visit.begins_to_pay(device) + visit.pays(device, visit.email())
 
 
+def _pins(visit: Visit) -> list[Step]:
+    """Saves a Pin and comes from it, as the same person for those who know the e-mail; every third one buys."""
+    device, em, product_id = visit.device(from_pin=1), visit.email(), pins.popular(visit.dice)
+    steps = [Step(device, pins.actions(visit.dice, product_id, em), em, on_pinterest=True)]
+    steps.append(visit.lands(device, f"/p/{product_id}", carts.event_data({product_id: 1})))
+    if visit.dice.random() < 0.33:
+        return steps + visit.fills_cart(device) + visit.begins_to_pay(device) + visit.pays(device, em)
+    return steps + visit.signs_up(device, em)
+
+
 def _buys_elsewhere(visit: Visit) -> list[Step]:
     """Fills the cart on the phone, buys on the laptop: one person, nobody to remind."""
     phone, laptop, em = visit.device(_PHONE), visit.device(_LAPTOP), visit.email()
@@ -335,6 +357,7 @@ _VISITS: Final[dict[Persona, Callable[[Visit], list[Step]]]] = {
     "browser": _browses,
     "abandoner": _abandons,
     "buyer": _buys,
+    "pinner": _pins,
     "two_devices": _buys_elsewhere,
     "second_thoughts": _thinks_again,
     "withdrawer": _withdraws,
@@ -349,9 +372,9 @@ _VISITS: Final[dict[Persona, Callable[[Visit], list[Step]]]] = {
 
 
 def stamped(events: Sequence[dict[str, Any]], now_ms: int, dice: random.Random) -> list[dict[str, Any]]:
-    """The events as sent: each with an id of its own (UUIDv7) and its time, some milliseconds apart."""
+    """The events as sent: each with an id of its own (UUIDv7) and its time, some milliseconds apart if it has none."""
     times = range(now_ms - len(events) + 1, now_ms + 1)
-    return [{**event, "event_id": _uuid7(at, dice), "time": at} for event, at in zip(events, times, strict=True)]
+    return [{"time": at, **event, "event_id": _uuid7(at, dice)} for event, at in zip(events, times, strict=True)]
 
 
 def _uuid7(now_ms: int, dice: random.Random) -> str:
@@ -360,7 +383,9 @@ def _uuid7(now_ms: int, dice: random.Random) -> str:
 
 
 def body(site: str, step: Step, events: list[dict[str, Any]], now_ms: int) -> bytes:
-    """The request's body, as the tag builds it. A withdrawal names site, visitor and time only."""
+    """The request's body, as the tag or the shop's server builds it. A withdrawal names site, visitor and time only."""
+    if step.on_pinterest:
+        return msgspec.json.encode({"site": site, "engagements": events})
     envelope: dict[str, Any] = {"site": site, "sent_at": now_ms, "consent": step.consent}
     envelope["visitor_id"] = step.device.visitor_id
     if step.device.epik and step.consent == "yes":
@@ -398,32 +423,36 @@ def verdicts(status: int, text: bytes, count: int) -> list[Verdict] | None:
 # --- sending ---------------------------------------------------------------------------------------
 
 
-async def shop(
-    collector_url: str,
-    site: str,
-    *,
-    seconds: float,
-    events_per_s: float,
-    seed: int,
-    ledger: Ledger,
-    origin: str = "",
-) -> None:
+class Door(NamedTuple):
+    """Where the shoppers come in."""
+
+    collector_url: str
+    site: str
+    origin: str = ""
+    """The shop's address, sent as Origin; empty = none is sent."""
+    key: str = ""
+    """Of the shop's server, which tells what people do with Pins; empty = nobody tells it."""
+
+
+async def shop(door: Door, *, seconds: float, events_per_s: float, seed: int, ledger: Ledger) -> None:
     """Send shoppers through the collector for so many seconds, the first at once, and book every answer.
 
-    `origin`: the shop's address, sent as Origin; empty = none is sent. What gets no final answer until GRACE_S after
-    the end stays `unknown`. Ends early when the ledger holds MAX_ENTRIES. Never raises for what the collector does.
+    With a key, what people did with Pins in the week before is told at once. What gets no final answer until GRACE_S
+    after the end stays `unknown`. Ends early when the ledger holds MAX_ENTRIES. Never raises for what the collector
+    does.
     """
-    people = journeys(random.Random(seed), origin or "https://shop.example")  # noqa: S311  not for secrets
+    people = journeys(random.Random(seed), door.origin or "https://shop.example")  # noqa: S311  not for secrets
     dice = random.Random(seed + 1)  # noqa: S311  its own, so that answers do not change who comes
     pace = _Pace(events_per_s)
     jar = CookieJar(DefaultCookiePolicy(allowed_domains=()))  # each device keeps its own cookie
     limits = httpx.Limits(max_connections=WORKERS, max_keepalive_connections=WORKERS)
     async with httpx.AsyncClient(
-        base_url=collector_url, cookies=jar, limits=limits, timeout=TIMEOUT_S, trust_env=False
+        base_url=door.collector_url, cookies=jar, limits=limits, timeout=TIMEOUT_S, trust_env=False
     ) as client:
-        sender = _Sender(client, site, origin, dice, ledger)
+        sender = _Sender(client, door, dice, ledger)
         closes_s = time.monotonic() + seconds
-        workers = [asyncio.create_task(_worker(people, pace, sender, closes_s)) for _ in range(WORKERS)]
+        before = [asyncio.create_task(_week(sender))]
+        workers = before + [asyncio.create_task(_worker(people, pace, sender, closes_s)) for _ in range(WORKERS)]
         try:
             await asyncio.wait(workers, timeout=seconds + GRACE_S)
         finally:  # the client must outlive them
@@ -451,6 +480,14 @@ class _Pace:
         return due < until_s
 
 
+async def _week(sender: _Sender) -> None:
+    """What was done with Pins before the shop opened: always the same."""
+    dice = random.Random(0)  # noqa: S311  not for secrets
+    nobody = Device(visitor_id="", user_agent="")
+    for done in pins.week(dice, now_ms()):
+        await sender.send("pinner", Step(nobody, done, on_pinterest=True))
+
+
 async def _worker(people: Iterator[Journey], pace: _Pace, sender: _Sender, closes_s: float) -> None:
     for journey in people:
         for step in journey.steps:
@@ -462,10 +499,9 @@ async def _worker(people: Iterator[Journey], pace: _Pace, sender: _Sender, close
 class _Sender:
     """Sends one request until it is answered, and books the answer."""
 
-    def __init__(self, client: httpx.AsyncClient, site: str, origin: str, dice: random.Random, ledger: Ledger) -> None:
+    def __init__(self, client: httpx.AsyncClient, door: Door, dice: random.Random, ledger: Ledger) -> None:
         self._client = client
-        self._site = site
-        self._origin = origin
+        self._door = door
         self._dice = dice
         self._ledger = ledger
 
@@ -474,6 +510,8 @@ class _Sender:
         return len(self._ledger.entries) >= MAX_ENTRIES
 
     async def send(self, persona: Persona, step: Step) -> None:
+        if step.on_pinterest and not self._door.key:
+            return
         events = stamped(step.events, now_ms(), self._dice)
         entries = [_entry(event, persona, step) for event in events]
         self._ledger.entries.update({entry.event_id: entry for entry in entries})
@@ -487,18 +525,24 @@ class _Sender:
             await asyncio.sleep(min(MAX_PAUSE_S, 0.2 * 2**attempt) * (0.5 + self._dice.random() / 2))
 
     async def _post(self, step: Step, events: list[dict[str, Any]]) -> tuple[list[Verdict] | None, str]:
-        content = body(self._site, step, events, now_ms())
+        content = body(self._door.site, step, events, now_ms())
         try:
-            answer = await self._client.post("/p/i", content=content, headers=self._headers(step))
+            path, headers = (
+                ("/v1/engagements", self._of_server()) if step.on_pinterest else ("/p/i", self._headers(step))
+            )
+            answer = await self._client.post(path, content=content, headers=headers)
         except httpx.HTTPError:
             return None, "no_answer"
         _keep_cookie(step.device, answer.headers.get_list("set-cookie"))
         return verdicts(answer.status_code, answer.content, len(events)), f"http_{answer.status_code}"
 
+    def _of_server(self) -> dict[str, str]:
+        return {"Content-Type": "application/json", "Authorization": f"Bearer {self._door.key}"}
+
     def _headers(self, step: Step) -> dict[str, str]:
         headers = {"Content-Type": "text/plain;charset=UTF-8", "User-Agent": step.device.user_agent}
         cookie = f"{COOKIE}={step.device.cookie}" if step.device.cookie else ""
-        optional = {"Origin": self._origin, "Cookie": cookie, "Sec-GPC": "1" * step.gpc}
+        optional = {"Origin": self._door.origin, "Cookie": cookie, "Sec-GPC": "1" * step.gpc}
         return headers | {name: value for name, value in optional.items() if value}
 
 
@@ -516,7 +560,7 @@ def _keep_cookie(device: Device, lines: list[str]) -> None:
 def _entry(event: dict[str, Any], persona: Persona, step: Step) -> Entry:
     return Entry(
         event_id=event["event_id"],
-        event=canonical_name(event["event"]),
+        event=event["action"] if step.on_pinterest else canonical_name(event["event"]),
         time_ms=event["time"],
         visitor_id=step.device.visitor_id,
         persona=persona,

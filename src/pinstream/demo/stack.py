@@ -10,7 +10,7 @@ import asyncio
 import os
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -23,8 +23,10 @@ from pinstream.audiences import templates
 from pinstream.audiences.rule import to_json
 from pinstream.clock import now_ms
 from pinstream.demo.shop import app as shop
-from pinstream.errors import SetupFault
+from pinstream.demo.shoppers import Door
+from pinstream.errors import PinstreamError, SetupFault
 from pinstream.pinterest.fake import AD_ACCOUNT_ID
+from pinstream.push import popular
 from pinstream.settings import PREFIX, Settings
 from pinstream.state.snapshot import Site
 from pinstream.state.store import Store
@@ -33,6 +35,8 @@ from pinstream.warehouse.client import Warehouse
 
 TAG_ID: Final = "demo-shop"
 AUDIENCE: Final = "cart abandoned, 7 days"
+KEY_LABEL: Final = "the demo's shoppers"
+REFRESH_S: Final = 5.0
 PORTS: Final = {"shop": 8000, "collect": 8080, "console": 8090, "pinterest": 8091, "clickhouse": 8123, "ops": 9080}
 """Where things listen if the port is free; else any free one is taken."""
 
@@ -77,11 +81,18 @@ class Stack(Struct, frozen=True):
     store: Store
     site: Site
     audience_id: int
+    key: str
+    """Of a server of the shop, which tells what people do with Pins."""
     config_file: Path
     shop_url: str
     collect_url: str
     pinterest_url: str
     metrics_url: str
+
+    @property
+    def door(self) -> Door:
+        """Where shoppers come in."""
+        return Door(self.collect_url, TAG_ID, self.shop_url, self.key)
 
     @property
     def events_url(self) -> str:
@@ -117,12 +128,14 @@ async def stack(data_dir: Path, emit: Emit) -> AsyncIterator[Stack]:
     )
     async with roles.open_store(settings) as store, roles.open_warehouse(settings) as warehouse:
         site, audience_id = await asyncio.to_thread(_seed, store, shop_url)
+        key = await asyncio.to_thread(_new_key, store, site)
         programs = [_fake_pinterest(ports["pinterest"], data_dir), *roles.programs(settings)]
         environment = {"PINSTREAM_CONFIG": str(config_file)}
         with_config = [structs.replace(each, env=environment) for each in programs]
         async with (
             supervised(with_config, emit) as supervisor,
             shop.serve("127.0.0.1", ports["shop"], collect_url, TAG_ID),
+            _refreshing(warehouse),
         ):
             yield Stack(
                 settings=settings,
@@ -131,12 +144,31 @@ async def stack(data_dir: Path, emit: Emit) -> AsyncIterator[Stack]:
                 store=store,
                 site=site,
                 audience_id=audience_id,
+                key=key,
                 config_file=config_file,
                 shop_url=shop_url,
                 collect_url=collect_url,
                 pinterest_url=pinterest_url,
                 metrics_url=f"http://127.0.0.1:{ports['ops']}/metrics",
             )
+
+
+@asynccontextmanager
+async def _refreshing(warehouse: Warehouse) -> AsyncIterator[None]:
+    """Let ClickHouse make what is popular every REFRESH_S while the block runs: nobody watches a demo for an hour."""
+
+    async def refresh() -> None:
+        while True:
+            with suppress(PinstreamError):
+                await popular.refresh(warehouse)
+            await asyncio.sleep(REFRESH_S)
+
+    task = asyncio.create_task(refresh())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
 
 
 def _free(port: int) -> int:
@@ -180,6 +212,14 @@ def _seed(store: Store, shop_url: str) -> tuple[Site, int]:
     audience = store.add_audience(site_id=site.id, name=AUDIENCE, rule=to_json(rule), now_ms=now_ms())
     store.connect(audience_id=audience.id, ad_account_id=AD_ACCOUNT_ID, now_ms=now_ms())
     return site, audience.id
+
+
+def _new_key(store: Store, site: Site) -> str:
+    """A key for this run, in the place of the one that an earlier run in a kept folder had."""
+    for known in store.api_keys():
+        if known.label == KEY_LABEL:
+            store.revoke_key(known.prefix)
+    return store.create_key(site_id=site.id, label=KEY_LABEL, now_ms=now_ms())
 
 
 def _fake_pinterest(port: int, data_dir: Path) -> Program:

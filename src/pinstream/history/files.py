@@ -96,8 +96,8 @@ class Table:
         self._lines.begin()
         try:
             cells = next(rows, None)
-            if cells and self._lines.taken > 1 and self._width not in (0, len(cells)):
-                raise Refused("bad_value", "A row of several lines has another number of cells. Is a quote left open?")
+            if cells and self._lines.taken > 1 and self._width and not 1 < len(cells) == self._width:
+                raise Refused("bad_value", "A row of several lines needs all its cells. Is a quote left open?")
             return cells
         except csv.Error as exc:
             self._lines.again(1)

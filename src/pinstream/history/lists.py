@@ -28,7 +28,6 @@ from pinstream.state.store import MemberList, Store
 from pinstream.warehouse.client import Warehouse
 
 INSERT_MEMBERS: Final = 20_000  # of one insert
-DELETE_MEMBERS: Final = 1500  # of one statement, which ClickHouse allows 256 KiB
 MAX_SENT: Final = 10_000  # identifiers of one request
 _KINDS: Final[dict[str, tuple[str, ...]]] = {
     "em": ("em", "email", "emailaddress", "mail", "customeremail", "billingemail", "emailsha256", "sha256", "hash"),
@@ -86,32 +85,27 @@ class Lists:
             Listed(id=each.id, site_id=each.site_id, name=each.name, members=counted.get(each.id, 0)) for each in found
         ]
 
-    async def add(self, to: MemberList, members: Sequence[Member], *, now_ms: int) -> set[Member]:
+    async def add(self, to: MemberList, members: Sequence[Member]) -> set[Member]:
         """Put `members` on a list; returns those that were not, because their people asked to be erased."""
         suppressed = await asyncio.to_thread(self._store.suppressed, [value for _, value in members])
         gone = {member for member in members if member[1] in suppressed}
-        fixed = {"site_id": to.site_id, "list_id": to.id, "added_at": str(now_ms)}
-        rows = [
-            msgspec.json.encode(fixed | {"id_type": kind, "id_hex": value})
-            for kind, value in dict.fromkeys(members)
-            if (kind, value) not in gone
-        ]
-        for start in range(0, len(rows), INSERT_MEMBERS):
-            body = b"\n".join(rows[start : start + INSERT_MEMBERS])
-            columns = ("site_id", "list_id", "added_at", "id_type", "id_hex")
-            await self._warehouse.insert("list_member", columns, body, token=f"list:{uuid.uuid4().hex}")
+        await self._write(to, [member for member in members if member not in gone], removed=0)
         return gone
 
     async def remove(self, of: MemberList, members: Sequence[Member]) -> None:
-        """Take `members` off a list; whether they are on it does not matter."""
-        for kind in _KINDS:
-            values = sorted({value for each, value in members if each == kind})
-            for start in range(0, len(values), DELETE_MEMBERS):
-                # parameters travel in the address, which has no room for so many; these are hashes of our own making
-                hashes = ", ".join(
-                    f"unhex('{int(value, 16):064x}')" for value in values[start : start + DELETE_MEMBERS]
-                )
-                await self._delete(of, f" AND id_type = '{kind}' AND id_value IN ({hashes})")
+        """Take `members` off a list; whether they are on it does not matter. Their hashes stay, marked as taken off."""
+        await self._write(of, members, removed=1)
+
+    async def _write(self, to: MemberList, members: Sequence[Member], *, removed: int) -> None:
+        """ClickHouse says when, by its one clock: what it took last counts, whoever sent it."""
+        fixed = {"site_id": to.site_id, "list_id": to.id, "removed": removed}
+        columns = (*fixed, "id_type", "id_hex")
+        rows = [
+            msgspec.json.encode(fixed | {"id_type": kind, "id_hex": value}) for kind, value in dict.fromkeys(members)
+        ]
+        for start in range(0, len(rows), INSERT_MEMBERS):
+            body = b"\n".join(rows[start : start + INSERT_MEMBERS])
+            await self._warehouse.insert("list_member", columns, body, token=f"list:{uuid.uuid4().hex}")
 
     async def drop(self, gone: MemberList) -> None:
         """Forget a list and who is on it. Raises Refused while an audience asks for it."""
@@ -119,12 +113,9 @@ class Lists:
             asked = (each for _, _, each in rule.from_json(audience.rule).conditions())
             if any(isinstance(each, OnList) and gone.id in each.lists for each in asked):
                 raise Refused("bad_value", f"Audience {audience.id} ({audience.name}) asks for this list.")
-        await self._delete(gone, "")
+        sql = "DELETE FROM list_member WHERE site_id = {site:UInt32} AND list_id = {list:UInt32}"
+        await self._warehouse.command(sql, {"site": gone.site_id, "list": gone.id})
         await asyncio.to_thread(self._store.remove_list, gone.id)
-
-    async def _delete(self, of: MemberList, which: str) -> None:
-        sql = f"DELETE FROM list_member WHERE site_id = {{site:UInt32}} AND list_id = {{list:UInt32}}{which}"  # noqa: S608
-        await self._warehouse.command(sql, {"site": of.site_id, "list": of.id})
 
 
 def read(sent: Mapping[str, Any], region: str, path: str) -> tuple[list[Member], list[Refused]]:
@@ -176,7 +167,6 @@ class ListImport:
         columns: Mapping[str, str],
         encoding: str,
         *,
-        now_ms: int,
         stop: asyncio.Event,
         say: Say,
         name_bad: Callable[[Bad], None],
@@ -195,17 +185,17 @@ class ListImport:
                 if not batch:
                     report.finished = True
                     break
-                await self._apply(batch, now_ms)
+                await self._apply(batch)
                 say(f"{report.rows:,} rows: {report.members:,} identifiers")
         return report
 
-    async def _apply(self, batch: list[list[Member]], now_ms: int) -> None:
+    async def _apply(self, batch: list[list[Member]]) -> None:
         members = [member for row in batch for member in row]
         if self.report.operation == "remove":
             await self._lists.remove(self._target, members)
             self.report.members += len(members)
             return
-        gone = await self._lists.add(self._target, members, now_ms=now_ms)
+        gone = await self._lists.add(self._target, members)
         count(self.report.dropped, "suppressed", sum(all(member in gone for member in row) for row in batch))
         self.report.members += sum(member not in gone for member in members)
 

@@ -21,7 +21,9 @@ from pinstream.warehouse.client import Warehouse
 
 logger = logging.getLogger(__name__)
 
-EVERY_S: Final = 600.0
+EVERY_S: Final = 10.0
+"""How soon a copy follows what ClickHouse made; the state is written only where something is new."""
+TABLES: Final = ("product_popularity", "pin_popularity")
 BANDS: Final = (50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000, 200_000, 500_000, 1_000_000)
 """What may be told of a number of savers: the highest of these that it reaches."""
 MOST_A_SITE: Final = 1_000
@@ -34,14 +36,25 @@ def band(savers: int) -> int:
     return BANDS[reached - 1] if reached else 0
 
 
+async def refresh(warehouse: Warehouse) -> None:
+    """Let this ClickHouse make its figures now, not only at the next full hour. Returns when they are there.
+
+    Raises:
+        WarehouseError: it does not answer, or could not make them.
+    """
+    for table in TABLES:
+        for step in ("REFRESH", "WAIT"):
+            await warehouse.command(f"SYSTEM {step} VIEW {table}_v1")
+
+
 async def copy(store: Store, warehouse: Warehouse) -> None:
     """Put what ClickHouse says now in the place of what was copied before.
 
     Raises:
         WarehouseError, StateError: everything is as it was.
     """
-    products = await _best(warehouse, "product_popularity", "product_id")
-    pins = await _best(warehouse, "pin_popularity", "pin_id")
+    products = await _best(warehouse, TABLES[0], "product_id")
+    pins = await _best(warehouse, TABLES[1], "pin_id")
     popular = {site: Popular(products=products.get(site, {}), pins=pins.get(site, {})) for site in products | pins}
     await asyncio.to_thread(store.set_popular, popular)
 
@@ -60,7 +73,7 @@ async def _best(warehouse: Warehouse, table: str, column: str) -> dict[int, dict
 
 @asynccontextmanager
 async def copied(store: Store, warehouse: Warehouse) -> AsyncIterator[None]:
-    """Copy every EVERY_S while the block runs, from its start on. A copy that fails is logged; the last one stays."""
+    """Copy every EVERY_S while the block runs, from its start on. While that fails, the last copy stays."""
     task = asyncio.create_task(_keep_copying(store, warehouse), name="popular")
     try:
         yield
@@ -71,11 +84,15 @@ async def copied(store: Store, warehouse: Warehouse) -> AsyncIterator[None]:
 
 
 async def _keep_copying(store: Store, warehouse: Warehouse) -> None:
+    failures = 0
     while True:
         try:
             await copy(store, warehouse)
+            failures = 0
         except PinstreamError as exc:
-            logger.warning("What is popular on Pinterest stays as it was: %s", exc)
+            failures += 1
+            if failures == 2:  # the first may be a ClickHouse that starts at the same time as we do
+                logger.warning("What is popular on Pinterest stays as it was: %s", exc)
         except Exception:
             logger.exception("What is popular on Pinterest cannot be copied, for a reason nobody foresaw.")
         await asyncio.sleep(EVERY_S)

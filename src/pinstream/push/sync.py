@@ -33,6 +33,7 @@ from pinstream.clock import now_ms
 from pinstream.errors import PinstreamError, PinterestAway, PinterestError, PinterestRefused, RateLimited, StateError
 from pinstream.pinterest import audiences, lists
 from pinstream.pinterest.client import Client
+from pinstream.privacy import suppress
 from pinstream.push import plan
 from pinstream.push.ledger import Ledger
 from pinstream.settings import Push, Settings
@@ -130,6 +131,7 @@ class _Sync:
         link = await self._ledger.connection()
         audience = await self._ledger.audience(link.audience_id)
         target = Target(site_id=audience.site_id, audience_id=audience.id, run_id=run_id)
+        await suppress.carry(self._parts.store, self._parts.warehouse, audience.site_id)
         now_ms = self._parts.clock_ms()
         currency = await asyncio.to_thread(self._parts.store.currency, audience.site_id)
         money = Money(currency=currency, rates=self._parts.rates)

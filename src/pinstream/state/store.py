@@ -362,6 +362,12 @@ class Store:
                 connection.execute(insert(SUPPRESSION), [{"hash": value, "created_ms": now_ms} for value in new])
         return len(new)
 
+    def suppressions(self) -> dict[str, int]:
+        """Everybody who asked to be erased: hash -> when, in ms since 1970."""
+        with database.reading(self.engine) as connection:
+            found = connection.execute(select(SUPPRESSION.c.hash, SUPPRESSION.c.created_ms))
+            return {str(value): int(created_ms) for value, created_ms in found}
+
     def suppressed(self, hashes: Iterable[str]) -> set[str]:
         """Those of `hashes` that belong to people who asked to be erased."""
         wanted, found = sorted(set(hashes)), set[str]()
@@ -390,6 +396,8 @@ class Store:
     def set_popular(self, popular: Mapping[int, Popular]) -> None:
         """Put this in the place of all that was; by site id, sites that are gone are left out.
 
+        Nothing is written where it is the same as before.
+
         Raises:
             StateError: the database is away, or another process did the same at the same moment.
         """
@@ -400,6 +408,9 @@ class Store:
                     for site in _sites(connection)
                     if site.id in popular
                 ]
+                before = connection.execute(select(POPULAR).order_by(POPULAR.c.site_id)).mappings().all()
+                if rows == [dict(row) for row in before]:
+                    return
                 connection.execute(delete(POPULAR))
                 if rows:
                     connection.execute(insert(POPULAR), rows)

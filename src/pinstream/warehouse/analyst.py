@@ -38,7 +38,7 @@ LIMITS: Final[dict[str, int]] = {
 """Settings in force for every statement of an analyst, who may lower them."""
 
 _NUMBERS: Final = guard.names(
-    "limit offset max_rows_to_read max_bytes_to_read max_block_size max_threads extremes join_use_nulls "
+    "limit offset max_rows_to_read max_bytes_to_read max_block_size extremes join_use_nulls "
     "use_client_time_zone output_format_json_quote_64bit_integers output_format_json_quote_denormals "
     "output_format_json_quote_decimals output_format_native_encode_types_in_binary_format "
     "output_format_native_use_flattened_dynamic_and_json_serialization output_format_write_statistics "
@@ -50,8 +50,11 @@ _WORDS: Final = guard.names(
     "timeout_overflow_mode log_comment output_format_arrow_compression_method output_format_parquet_compression_method "
     "output_format_csv_crlf_end_of_line"
 )
-SETTINGS: Final = frozenset(LIMITS) | _NUMBERS | _WORDS
+SETTINGS: Final = frozenset(LIMITS) | {"max_threads"} | _NUMBERS | _WORDS
 """What a request may set; anything else is refused. Grafana, clickhouse-connect and people need no more."""
+
+MAX_SQL_BYTES: Final = 64 << 10
+"""Of a statement of an analyst, and of a request's body with it: reading one takes Python's lock for its length."""
 
 _READS: Final = frozenset({"SELECT", "WITH", "FROM", "(", "EXPLAIN", "SHOW", "DESCRIBE", "DESC", "EXISTS"})
 _METADATA: Final = frozenset({"EXPLAIN", "SHOW", "DESCRIBE", "DESC", "EXISTS"})
@@ -67,24 +70,33 @@ def inspect(sql: bytes, forbidden: frozenset[str], databases: Iterable[str], own
     `forbidden`: as for `guard.inspect`. `databases`: all that there are; `own`: the one with the views.
 
     Raises:
-        QueryFailed: SYNTAX_ERROR if it is none, or more than one; ACCESS_DENIED if an analyst may not run it.
+        QueryFailed: SYNTAX_ERROR if it is none, or more than one; ACCESS_DENIED if an analyst may not run it;
+            QUERY_IS_TOO_LARGE above MAX_SQL_BYTES.
     """
-    statement = guard.inspect(sql, forbidden | (guard.TABLE_FUNCTIONS - TABLE_FUNCTIONS))
+    if len(sql) > MAX_SQL_BYTES:
+        raise QueryFailed(
+            f"An analyst's statement has at most {MAX_SQL_BYTES} bytes. (QUERY_IS_TOO_LARGE)",
+            code=guard.QUERY_IS_TOO_LARGE,
+        )
+    words = list(guard.tokens(sql.decode("latin-1")))
+    statement = guard.inspect(sql, forbidden | (guard.TABLE_FUNCTIONS - TABLE_FUNCTIONS), words)
     foreign = {name.lower() for name in databases} - {own.lower()} | {"system", "information_schema"}
-    words = [*guard.tokens(sql.decode("latin-1")), _END, _END]
+    words += [_END, _END]
     first = words[0].upper
     if statement.kind != "read" or first not in _READS:
         raise _denied(f"An analyst reads, and does not run {first}; settings come along with the request")
     shown = [word.upper for word in words[1:3]]
     if first == "SHOW" and next((word for word in shown if word != "FULL"), "") not in _SHOWS:
         raise _denied("An analyst may SHOW TABLES, COLUMNS, DATABASES, FUNCTIONS and CREATE")
-    before = _END
+    earlier = before = _END
     for token, after, then in zip(words, words[1:], words[2:], strict=False):
         if token.name:
             _check_name(token, after, then, foreign, first)
             if token.name == "identifier" and before.kind == ":":
                 raise _denied("An analyst's statement takes no parameter for a name")
-        before = token
+            if token.upper == "SETTINGS" and not (before.kind == "." and earlier.name):
+                raise _denied("An analyst's settings come along with the request, not in the statement")
+        earlier, before = before, token
     return statement
 
 
@@ -98,19 +110,20 @@ def _check_name(token: Token, after: Token, then: Token, foreign: set[str], firs
         raise _denied(f"An analyst does not call {token.name}")
 
 
-def settings(asked: Mapping[str, str]) -> dict[str, str]:
-    """The settings of a statement: LIMITS, and what was asked for within them.
+def settings(asked: Mapping[str, str], threads: int) -> dict[str, str]:
+    """The settings of a statement: LIMITS, at most `threads` threads, and what was asked for within these.
 
     Raises:
         QueryFailed: ACCESS_DENIED for a setting that is not in SETTINGS; SETTING_CONSTRAINT_VIOLATION for a value above
             a limit, or none of its kind.
     """
-    granted = {name: str(limit) for name, limit in LIMITS.items()}
+    limits = {**LIMITS, "max_threads": threads}
+    granted = {name: str(limit) for name, limit in limits.items()}
     for name, value in asked.items():
         if name not in SETTINGS:
             raise _denied(f"An analyst may not set {name}, only {', '.join(sorted(SETTINGS))}")
-        limit = LIMITS.get(name, (1 << 63) - 1)
-        least = 1 if name in LIMITS else 0
+        limit = limits.get(name, (1 << 63) - 1)
+        least = 1 if name in limits else 0
         fits = _WORD.fullmatch(value) if name in _WORDS else _NUMBER.fullmatch(value) and least <= int(value) <= limit
         if not fits:
             raise QueryFailed(

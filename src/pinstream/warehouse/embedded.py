@@ -362,9 +362,14 @@ async def running(settings: Settings) -> AsyncIterator[int]:
         settings.warehouse.analyst_user, analyst_password(settings), schema.analytics_database(settings.warehouse)
     )
     engine = Engine(settings.data_dir / "warehouse")
-    with ThreadPoolExecutor(http.MAX_READS + http.MAX_WRITES + 4, "warehouse") as threads:
+    with (
+        ThreadPoolExecutor(http.MAX_READS + http.MAX_WRITES + 4, "warehouse") as threads,
+        ThreadPoolExecutor(http.MAX_ANALYST_READS, "analyst") as analysts,
+    ):
         await loop.run_in_executor(threads, engine.open)
-        interface = http.Interface(engine, threads, user=settings.warehouse.user, password=secret, analyst=analyst)
+        interface = http.Interface(
+            engine, threads, analysts, user=settings.warehouse.user, password=secret, analyst=analyst
+        )
         try:
             host, port = address(settings)
             async with serving(http.app(interface), host, port, timeout_graceful_shutdown=int(STOP_S)) as actual:

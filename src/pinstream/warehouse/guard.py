@@ -20,6 +20,7 @@ from pinstream.errors import QueryFailed
 
 SYNTAX_ERROR: Final = 62
 READONLY: Final = 164
+QUERY_IS_TOO_LARGE: Final = 307
 ACCESS_DENIED: Final = 497
 SETTING_CONSTRAINT_VIOLATION: Final = 452
 
@@ -153,7 +154,7 @@ _LEXEME: Final = re.compile(
     | (?P<number>[0-9][\w$]*)
     | '(?P<string>(?:[^'\\]++|\\.|'')*+)'
     | (?P<quote>["`])(?P<quoted>(?:(?!(?P=quote))[^\\]|\\.|(?P=quote){2})*+)(?P=quote)
-    | \$(?P<tag>\w*)\$(?P<heredoc>.*?)\$(?P=tag)\$
+    | (?P<dollar>\$\w*\$?)
     | (?P<sign>[^'"`])
     """,
     re.VERBOSE | re.DOTALL | re.ASCII,
@@ -175,8 +176,12 @@ def tokens(sql: str) -> Iterator[Token]:
             raise _syntax(f"typographic quotes at position {begin + 1} are not taken here; use ' or \"")
         elif match["quote"]:
             yield Token("quoted", _unquoted(match["quoted"], match["quote"]), begin, at)
-        elif match["string"] is not None or match["heredoc"] is not None:
-            yield Token("string", match["string"] or match["heredoc"] or "", begin, at)
+        elif kind == "dollar":
+            end = _end_of_heredoc(sql, match[0], at)
+            yield Token("string", sql[at:end], begin, end + len(match[0]))
+            at = end + len(match[0])
+        elif match["string"] is not None:
+            yield Token("string", match["string"], begin, at)
         elif kind != "gap":
             yield Token(match["sign"] or kind, match[0], begin, at)
 
@@ -189,6 +194,14 @@ def _end_of_comment(sql: str, at: int) -> int:
             raise _syntax("a comment is not closed")
         depth, at = depth + (1 if edge[0] == "/*" else -1), edge.end()
     return at
+
+
+def _end_of_heredoc(sql: str, tag: str, at: int) -> int:
+    """Where `tag` comes again. Not to find it ends the reading: no text is searched for one tag after the other."""
+    end = sql.find(tag, at) if len(tag) > 1 and tag[-1] == "$" else -1
+    if end < 0:
+        raise _syntax(f"{tag[:50]} at position {at - len(tag) + 1} opens a text that is not closed")
+    return end
 
 
 def _unquoted(text: str, quote: str) -> str:
@@ -221,25 +234,26 @@ def check_database(statement: Statement, database: str) -> None:
         raise _denied(f"The embedded warehouse does not write while {database} is the current database.")
 
 
-def inspect(sql: bytes, forbidden: frozenset[str] | None = None) -> Statement:
+def inspect(sql: bytes, forbidden: frozenset[str] | None = None, words: Iterable[Token] | None = None) -> Statement:
     """Decide on one statement, with the data of an INSERT behind it.
 
-    `forbidden`: from `forbidden_calls`. Data in a format is not looked at; VALUES are, for they may hold expressions.
+    `forbidden`: from `forbidden_calls`. `words`: its `tokens`, from a caller who has them. Data in a format is not
+    looked at; VALUES are, for they may hold expressions.
 
     Raises:
         QueryFailed: SYNTAX_ERROR if it is none, or more than one; ACCESS_DENIED if it must not run.
     """
-    reader = _Reader(sql, forbidden_calls() if forbidden is None else forbidden)
-    return reader.statement()
+    words = tokens(sql[:MAX_SQL_BYTES].decode("latin-1")) if words is None else words
+    return _Reader(sql, forbidden_calls() if forbidden is None else forbidden, iter(words)).statement()
 
 
 class _Reader:
     """Reads one statement from left to right, keeping what the rules need: two tokens back, brackets, clause."""
 
-    def __init__(self, sql: bytes, forbidden: frozenset[str]) -> None:
+    def __init__(self, sql: bytes, forbidden: frozenset[str], stream: Iterator[Token]) -> None:
         self.sql = sql
         self.forbidden = forbidden
-        self.stream = tokens(sql[:MAX_SQL_BYTES].decode("latin-1"))
+        self.stream = stream
         self.before = _NOTHING
         self.token = next(self.stream, _NOTHING)
         self.after = next(self.stream, _NOTHING)
@@ -289,8 +303,7 @@ class _Reader:
         at += sql[at : at + 1] == b"\r"
         at += sql[at : at + 1] == b"\n"
         if name.upper() == "VALUES":
-            rest = _Reader(b"INSERT INTO t VALUES " + sql[at:], self.forbidden)
-            rest.statement()
+            inspect(b"INSERT INTO t VALUES " + sql[at:], self.forbidden)
         end = self.token.begin
         split = min(self.settings_at, end)
         return Statement("write", "", name, sql[:split], sql[split:end], at)

@@ -13,6 +13,7 @@ import binascii
 import gzip
 import hmac
 import json
+import os
 import re
 import uuid
 import zlib
@@ -35,15 +36,20 @@ from pinstream.warehouse import analyst, guard, native
 from pinstream.warehouse.guard import Statement
 
 MAX_BODY_BYTES: Final = 256 << 20
-"""Of a request, before and after decompression."""
+"""Of a request, before and after decompression; of an analyst's, analyst.MAX_SQL_BYTES."""
 MAX_READS: Final = 12
 MAX_WRITES: Final = 4
 MAX_ANALYST_READS: Final = 4
-"""Statements at a time; more wait, and slow reads never keep inserts out, nor an analyst's the others."""
+"""Statements at a time; more wait, and slow reads never keep inserts out, nor an analyst's the others. Analysts have
+threads of their own."""
+ANALYST_THREADS: Final = max(1, (os.cpu_count() or 1) // MAX_ANALYST_READS)
+"""Of the engine, for one statement of an analyst: all of them together ask for no more than the machine has cores."""
 WAIT_S: Final = 60.0
 """Longest wait for a turn, and for a request's body."""
 MAX_SESSION_TIMEOUT_S: Final = 3600
 
+_QUERY_ID: Final = re.compile(r"[ -~]{0,256}")
+"""It comes back in a header."""
 _NOT_SETTINGS: Final = frozenset(
     {
         *("query", "database", "default_format", "query_id", "user", "password", "quota_key", "role", "readonly"),
@@ -155,9 +161,12 @@ class _Request(NamedTuple):
 class Interface:
     """The one endpoint."""
 
-    def __init__(self, engine: Engine, threads: Executor, *, user: str, password: str, analyst: Analyst) -> None:
+    def __init__(
+        self, engine: Engine, threads: Executor, analysts: Executor, *, user: str, password: str, analyst: Analyst
+    ) -> None:
         self._engine = engine
         self._threads = threads
+        self._analysts = analysts
         self._users = {user, "default"}
         self._password = password.encode()
         self._analyst = analyst
@@ -171,12 +180,17 @@ class Interface:
         """`/` with whatever comes."""
         if request.method == "GET" and not request.url.query:
             return await _ok(request)
+        query_id = request.query_params.get("query_id", "")
         try:
-            response = await self._answer(request, self._analyst if self._authenticate(request) else None)
+            if not _QUERY_ID.fullmatch(query_id):
+                query_id = ""
+                raise QueryFailed("query_id is at most 256 printable ASCII characters. (BAD_ARGUMENTS)", code=36)
+            answer = self._answer_analyst if self._authenticate(request) else self._answer
+            response = await answer(request)
         except QueryFailed as exc:
             response = self._failure(exc)
         response.headers["X-ClickHouse-Server-Display-Name"] = "pinstream"
-        response.headers["X-ClickHouse-Query-Id"] = request.query_params.get("query_id") or str(uuid.uuid4())
+        response.headers["X-ClickHouse-Query-Id"] = query_id or str(uuid.uuid4())
         response.headers["X-ClickHouse-Timezone"] = self._engine.timezone
         return response
 
@@ -196,20 +210,29 @@ class Interface:
             )
         return False
 
-    async def _answer(self, request: Request, reader: Analyst | None) -> Response:
-        asked = await self._in_thread(_unpack, request, await _body(request))
-        call = (
-            await self._in_thread(_analyst_call, asked, self._engine, reader)
-            if reader
-            else await self._in_thread(_call, asked, self._engine.forbidden)
-        )
+    async def _answer(self, request: Request) -> Response:
+        asked = await self._in_thread(_unpack, request, await _body(request, MAX_BODY_BYTES), MAX_BODY_BYTES)
+        call: Call = await self._in_thread(_call, asked, self._engine.forbidden)
         kind = call.statement.kind
-        async with self._turn("analyst" if reader else "write" if kind == "write" else "read"):
+        async with self._turn("write" if kind == "write" else "read"):
             outcome: Outcome = await self._in_thread(self._engine.run, call)
         response: Response = await self._in_thread(
             _success, outcome, call.output_format if kind == "read" else "", asked
         )
         return response
+
+    async def _answer_analyst(self, request: Request) -> Response:
+        """In a turn, and on threads, that only analysts have: from reading the statement to packing the answer."""
+        body = await _body(request, analyst.MAX_SQL_BYTES)
+        async with self._turn("analyst"):
+            return await asyncio.get_running_loop().run_in_executor(
+                self._analysts, self._analysts_answer, request, body
+            )
+
+    def _analysts_answer(self, request: Request, body: bytes) -> Response:
+        asked = _unpack(request, body, analyst.MAX_SQL_BYTES)
+        call = _analyst_call(asked, self._engine, self._analyst)
+        return _success(self._engine.run(call), call.output_format, asked)
 
     async def _in_thread(self, function: Callable[..., Any], *args: object) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._threads, function, *args)
@@ -264,17 +287,17 @@ def _credentials(request: Request) -> tuple[str, str]:
     return query.get("user", ""), query.get("password", "")
 
 
-async def _body(request: Request) -> bytes:
-    """The body as sent, at most MAX_BODY_BYTES of it, within WAIT_S."""
-    if int(request.headers.get("content-length") or 0) > MAX_BODY_BYTES:
-        raise _too_large()
+async def _body(request: Request, cap: int) -> bytes:
+    """The body as sent, at most `cap` bytes of it, within WAIT_S."""
+    if int(request.headers.get("content-length") or 0) > cap:
+        raise _too_large(cap)
     body = bytearray()
     try:
         async with asyncio.timeout(WAIT_S):
             async for chunk in request.stream():
                 body += chunk
-                if len(body) > MAX_BODY_BYTES:
-                    raise _too_large()
+                if len(body) > cap:
+                    raise _too_large(cap)
     except TimeoutError:
         raise QueryFailed(f"The body did not arrive within {WAIT_S:.0f} s. (SOCKET_TIMEOUT)", code=209) from None
     except ClientDisconnect:
@@ -282,7 +305,7 @@ async def _body(request: Request) -> bytes:
     return bytes(body)
 
 
-def _unpack(request: Request, body: bytes) -> _Request:
+def _unpack(request: Request, body: bytes, cap: int) -> _Request:
     values = dict(request.query_params)
     if values.get("compress", "0") != "0" or values.get("decompress", "0") != "0":
         raise QueryFailed(
@@ -291,7 +314,7 @@ def _unpack(request: Request, body: bytes) -> _Request:
             code=48,
         )
     encoding = request.headers.get("content-encoding", "")
-    body = _decompressed(body, encoding.lower()) if encoding else body
+    body = _decompressed(body, encoding.lower(), cap) if encoding else body
     content_type = request.headers.get("content-type", "")
     if content_type.startswith("multipart/form-data"):
         values, body = {**values, **_form(content_type, body)}, b""
@@ -305,30 +328,29 @@ def _unpack(request: Request, body: bytes) -> _Request:
     )
 
 
-def _decompressed(body: bytes, encoding: str) -> bytes:
-    """Undo Content-Encoding, stopping at MAX_BODY_BYTES whatever the data claim."""
-    cap = MAX_BODY_BYTES + 1
+def _decompressed(body: bytes, encoding: str, cap: int) -> bytes:
+    """Undo Content-Encoding, stopping at `cap` bytes whatever the data claim."""
     try:
         if encoding in ("gzip", "deflate"):
-            plain = zlib.decompressobj(47 if encoding == "gzip" else 15).decompress(body, cap)
+            plain = zlib.decompressobj(47 if encoding == "gzip" else 15).decompress(body, cap + 1)
         elif encoding == "zstd":
             with zstandard.ZstdDecompressor().stream_reader(body, read_across_frames=True) as reader:
-                plain = reader.read(cap)
+                plain = reader.read(cap + 1)
         elif encoding == "lz4":
-            plain = lz4.frame.LZ4FrameDecompressor().decompress(body, cap)
+            plain = lz4.frame.LZ4FrameDecompressor().decompress(body, cap + 1)
         else:
             raise QueryFailed(
                 f"Unknown compression {encoding}: use gzip, deflate, lz4 or zstd. (NOT_IMPLEMENTED)", code=48
             )
     except (zlib.error, zstandard.ZstdError, RuntimeError, EOFError) as exc:
         raise QueryFailed(f"The body is not valid {encoding}: {exc}. (CANNOT_DECOMPRESS)", code=271) from exc
-    if len(plain) >= cap:
-        raise _too_large()
+    if len(plain) > cap:
+        raise _too_large(cap)
     return plain
 
 
-def _too_large() -> QueryFailed:
-    return QueryFailed(f"A request holds at most {MAX_BODY_BYTES} bytes. (QUERY_IS_TOO_LARGE)", code=307)
+def _too_large(cap: int) -> QueryFailed:
+    return QueryFailed(f"A request holds at most {cap} bytes. (QUERY_IS_TOO_LARGE)", code=guard.QUERY_IS_TOO_LARGE)
 
 
 def _form(content_type: str, body: bytes) -> dict[str, str]:
@@ -373,7 +395,7 @@ def _analyst_call(asked: _Request, engine: Engine, reader: Analyst) -> Call:
     """The same for an analyst, whose statements leave no mark, so that they need no session."""
     values = asked.values
     database = analyst.database(values.get("database", ""), reader.database)
-    settings = analyst.settings(_settings(values))
+    settings = analyst.settings(_settings(values), ANALYST_THREADS)
     statement = analyst.inspect(asked.sql, engine.forbidden, engine.databases(), reader.database)
     output_format = statement.output_format or asked.default_format
     return Call(statement, b"", database, settings, _params(values), output_format, read_only=True)

@@ -53,10 +53,13 @@ def record_counts(table: str) -> Query:
 
 
 def event_ids_present(site_id: int, event_ids: Sequence[str]) -> Query:
-    """A row an id that is there: `event_id`, `events`: how many events have it; more than one is a duplicate."""
+    """A row an id that is there: `event_id`, `events`: how many events and engagements have it; one, or duplicates."""
+    there = " UNION ALL ".join(
+        f"SELECT event_id FROM {table} FINAL WHERE site_id = {{site:UInt32}} AND event_id IN {{ids:Array(String)}}"
+        for table in ("events", "engagements")
+    )
     return Query(
-        "SELECT event_id, count() AS events FROM events FINAL "
-        "WHERE site_id = {site:UInt32} AND event_id IN {ids:Array(String)} GROUP BY event_id",
+        f"SELECT event_id, count() AS events FROM ({there}) GROUP BY event_id",
         {"site": site_id, "ids": list(event_ids)},
     )
 
@@ -67,10 +70,14 @@ def newest_received() -> Query:
 
 
 def duplicates() -> Query:
-    """One row, `n`: events that count more than once, plus log positions that were loaded more than once."""
-    events = "SELECT count() AS n FROM events FINAL GROUP BY site_id, event_name, event_id"
-    positions = "SELECT count() AS n FROM events GROUP BY k_partition, k_offset"
-    return Query(f"SELECT sum(n - 1) AS n FROM ({events} UNION ALL {positions})", {})
+    """One row, `n`: events and engagements that count more than once, plus log positions that were loaded more than
+    once."""
+    counts = [
+        f"SELECT count() AS n FROM {rows} GROUP BY {key}"
+        for table, name in (("events", "event_name"), ("engagements", "action"))
+        for rows, key in ((f"{table} FINAL", f"site_id, {name}, event_id"), (table, "k_partition, k_offset"))
+    ]
+    return Query(f"SELECT sum(n - 1) AS n FROM ({' UNION ALL '.join(counts)})", {})
 
 
 def refused_lately() -> Query:

@@ -70,11 +70,11 @@ def statements(text: str, settings: Settings, *, version: int = ROLLUP_VERSION) 
     `{engine X(a)}` is the engine, replicated on a cluster; `{on_cluster}` names it; `{window}` remembers blocks, so
     that a replay is dropped; `{fsync}` makes an insert durable before it is answered; `{version}` is the rollup
     version from which a view counts. `{database}` and `{analytics}` are the databases of tables and of views for
-    analysts; `{security}` lets these read what their reader may not; `{masked x}` is text x without hashes and click
-    ids.
+    analysts; `{security}` lets these read what their reader may not; `{masked x}` is text x without what leads
+    to a person; where `props` hides a click id from that, it is empty.
     """
     filled = re.sub(r"\{engine (\w+)\((.*?)\)\}", lambda match: _engine(match[1], match[2], settings), text)
-    filled = re.sub(r"\{masked (\w+)\}", lambda match: _MASKED.format(match[1]), filled)
+    filled = re.sub(r"\{masked ([^{}]+)\}", lambda match: _masked(match[1]), filled)
     places = {
         "analytics": analytics_database(settings),
         "database": settings.database,
@@ -95,9 +95,28 @@ def analytics_database(settings: Settings) -> str:
     return "analytics" if settings.database == "pinstream" else f"{settings.database}_analytics"
 
 
-_MASKED: Final = (
-    "replaceRegexpAll({0}, '(?i)(epik(?:=|%(?:25)*3D)|\"epik\"\\\\s*:\\\\s*\")[^&#\"]*|[0-9a-f]{{64}}', '\\\\1')"
+_CLICK_ID: Final = "(?:epik|click_?id)"
+_TOLD: Final = (
+    rf"(?i)({_CLICK_ID}(?:=|%(?:25)*3D))[^&#\"]*"
+    rf'|({_CLICK_ID}"\s*:\s*")(?:[^"\\]|\\.)*'
+    rf'|({_CLICK_ID}\\+"\s*:\s*\\+")[^"\\]*'
+    rf"|{event.TELLING}"
 )
+"""Click ids by their name in an address, in JSON and in JSON within a JSON text; and the rest by its look."""
+_HIDDEN: Final = rf'(?i){_CLICK_ID}\\*"\s*:\s*[\[{{]|\\u00[2-7]'
+"""In JSON: a click id that is no plain text, or letters written as numbers, which the edge does not do."""
+
+
+def _masked(text: str) -> str:
+    mask = f"replaceRegexpAll({text}, {_literal(_TOLD)}, '\\\\1\\\\2\\\\3')"
+    return f"if(match({text}, {_literal(_HIDDEN)}), '{{}}', {mask})" if text == "props" else mask
+
+
+def _literal(text: str) -> str:
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
+
+
 _FSYNC: Final = "fsync_after_insert = 1, fsync_part_directory = 1"
 
 

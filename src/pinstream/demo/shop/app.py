@@ -81,6 +81,7 @@ class Shop:
             max_email=MAX_EMAIL_CHARS,
             line_item=carts.line_item,
             tag_url=f"{collector_url.rstrip('/')}/tag.js",
+            badge_url=f"{collector_url.rstrip('/')}/badge.js",
             tag_id=tag_id,
         )
 

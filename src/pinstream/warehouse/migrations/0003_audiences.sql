@@ -58,8 +58,9 @@ COMMENT 'Syncs, a copy for analysts; the state database holds the truth';
 CREATE TABLE IF NOT EXISTS erased{on_cluster}
 (
     site_id UInt32 COMMENT 'Shop',
-    id_type Enum8('em' = 1, 'epik' = 2, 'external_id' = 3, 'visitor' = 4, 'ph' = 5) COMMENT 'Kind of identifier',
-    id_value String COMMENT 'em, external_id and ph: 32 bytes of SHA-256; visitor: the number as text; epik: as it came',
+    id_type Enum8('em' = 1, 'epik' = 2, 'external_id' = 3, 'visitor' = 4, 'ph' = 5, 'hash' = 6) COMMENT 'Kind of identifier; hash = em, external_id or ph',
+    id_hex String EPHEMERAL '' COMMENT 'Insert column, hex; stored as id_value',
+    id_value String DEFAULT unhex(id_hex) COMMENT 'Hashes: 32 bytes of SHA-256; visitor: the number as text; epik: as it came',
     erased_at DateTime64(3, 'UTC') COMMENT 'When the person asked'
 )
 ENGINE = {engine ReplacingMergeTree(erased_at)}
@@ -74,9 +75,10 @@ CREATE TABLE IF NOT EXISTS list_member{on_cluster}
     id_type Enum8('em' = 1, 'external_id' = 3, 'ph' = 5) COMMENT 'Kind of identifier',
     id_hex String EPHEMERAL '' COMMENT 'Insert column, hex; stored as id_value',
     id_value FixedString(32) DEFAULT unhex(id_hex) COMMENT 'SHA-256 of the identifier' CODEC(ZSTD(1)),
-    added_at DateTime64(3, 'UTC') COMMENT 'When it was imported' CODEC(DoubleDelta, ZSTD(1))
+    removed UInt8 DEFAULT 0 COMMENT '1 = taken off; FINAL leaves it out',
+    changed_at DateTime64(6, 'UTC') DEFAULT now64(6) COMMENT 'When it was put on or taken off; the latest counts' CODEC(DoubleDelta, ZSTD(1))
 )
-ENGINE = {engine ReplacingMergeTree(added_at)}
+ENGINE = {engine ReplacingMergeTree(changed_at, removed)}
 ORDER BY (site_id, list_id, id_type, id_value)
 SETTINGS {window}, {fsync}
 COMMENT 'Who is on which list that the shop gave us: customers, VIPs, newsletter; hashed before it got here';

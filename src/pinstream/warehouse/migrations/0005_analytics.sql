@@ -1,6 +1,7 @@
 -- What analysts read: a database of views only, with every type stated, so that tables may change beneath them. No
--- view shows an address of any kind, nor a hash of an identifier, other than the visitor's number: `masked` cuts hashes
--- and click ids out of text, because `collect` leaves the hash of an e-mail address in the place of the address.
+-- view shows an address of any kind, nor a hash of an identifier, other than the visitor's number: `masked` cuts hashes,
+-- networks and click ids out of every text of a client's, because `collect` leaves the hash of an e-mail address in the
+-- place of the address. Names of events need none: `collect` stores no such one, and filters on them prune.
 
 CREATE DATABASE IF NOT EXISTS {analytics}{on_cluster};
 
@@ -28,7 +29,7 @@ CREATE VIEW IF NOT EXISTS {analytics}.events{on_cluster}
     props String COMMENT 'Everything else, a JSON object as text, with personal data, hashes and click ids removed',
     skew_ms Int64 COMMENT 'Clock of the client minus ours, milliseconds',
     time_clamped Bool COMMENT 'event_time was outside the accepted range and was moved to its edge',
-    user_agent LowCardinality(String) COMMENT 'User agent of the browser',
+    user_agent LowCardinality(String) COMMENT 'User agent of the browser; its versions have three parts at most',
     language LowCardinality(String) COMMENT 'Language of the browser'
 )
 {security}
@@ -36,10 +37,13 @@ COMMENT 'Events, one row each; an event told by tag and server about two visitor
 AS
 SELECT
     site_id, event_name, event_time, toDate(event_time, 'UTC') AS day, received_at, toString(source) AS source,
-    toString(consent) AS consent, event_id, event_key, visitor_id, is_landing AS from_pinterest, {masked url} AS url,
-    {masked referrer} AS referrer, value, currency, order_id, order_quantity, {masked search_query} AS search_query,
-    product_ids, {masked props} AS props, skew_ms, time_clamped, user_agent, language
-FROM {database}.events FINAL;
+    toString(consent) AS consent, {masked event_id} AS event_id, event_key, visitor_id, is_landing AS from_pinterest,
+    {masked url} AS url, {masked referrer} AS referrer, value, currency, {masked order_id} AS order_id, order_quantity,
+    {masked search_query} AS search_query, arrayMap(id -> {masked id}, e.product_ids) AS product_ids,
+    {masked props} AS props, skew_ms, time_clamped,
+    {masked replaceRegexpAll(e.user_agent, '(/[0-9]+[.][0-9]+[.][0-9]+)[.][0-9]+', '\\1')} AS user_agent,
+    {masked language} AS language
+FROM {database}.events AS e FINAL;
 
 CREATE VIEW IF NOT EXISTS {analytics}.line_items{on_cluster}
 (
@@ -65,10 +69,11 @@ CREATE VIEW IF NOT EXISTS {analytics}.line_items{on_cluster}
 COMMENT 'Products of orders, carts and pages, one row a product of an event'
 AS
 SELECT
-    site_id, event_name, event_time, toDate(event_time, 'UTC') AS day, event_key, visitor_id, order_id, currency,
-    item.product_id AS product_id, item.product_name AS product_name, item.product_category AS product_category,
-    item.product_brand AS product_brand, item.product_variant AS product_variant,
-    item.product_variant_id AS product_variant_id, item.product_price AS product_price,
+    site_id, event_name, event_time, toDate(event_time, 'UTC') AS day, event_key, visitor_id,
+    {masked order_id} AS order_id, currency, {masked item.product_id} AS product_id,
+    {masked item.product_name} AS product_name, {masked item.product_category} AS product_category,
+    {masked item.product_brand} AS product_brand, {masked item.product_variant} AS product_variant,
+    {masked item.product_variant_id} AS product_variant_id, item.product_price AS product_price,
     item.product_quantity AS product_quantity,
     toDecimal128(item.product_price, 4) * greatest(item.product_quantity, 1) AS amount
 FROM {database}.events FINAL
@@ -175,7 +180,7 @@ CREATE VIEW IF NOT EXISTS {analytics}.products_daily{on_cluster}
 COMMENT 'Interest in products by the day, on Pinterest and in the shop, for 190 days; above some 10,000 a count is within 1 %'
 AS
 SELECT
-    site_id, day, product_id,
+    site_id, day, {masked p.product_id} AS product_id,
     uniqMergeIf(p.events, action = 'click') AS pin_clicks, uniqMergeIf(p.events, action = 'save') AS pin_saves,
     uniqMergeIf(p.events, action = 'closeup') AS pin_closeups, uniqMergeIf(p.events, action = 'comment') AS pin_comments,
     uniqMergeIf(p.events, action = 'like') AS pin_likes, uniqMergeIf(p.events, action = 'view') AS views,
@@ -198,7 +203,7 @@ CREATE VIEW IF NOT EXISTS {analytics}.engagement_daily{on_cluster}
 COMMENT 'Actions on Pins by the day; do not add up over objects, each action is there for its pin, board, product and campaign'
 AS
 SELECT
-    site_id, day, toString(object) AS object, object_id, toString(action) AS action,
+    site_id, day, toString(object) AS object, {masked e.object_id} AS object_id, toString(action) AS action,
     uniqMerge(e.events) AS engagements, uniqMerge(e.visitors) AS visitors
 FROM {database}.engagement_day AS e
 GROUP BY site_id, day, object, object_id, action;
@@ -225,10 +230,10 @@ CREATE VIEW IF NOT EXISTS {analytics}.engagement_to_order{on_cluster}
 COMMENT 'Orders placed within 30 days of an action on a Pin by the same visitor, each with the latest such action'
 AS
 SELECT
-    o.site_id AS site_id, toDate(o.ordered_at, 'UTC') AS day, o.order_number AS order_id, o.ordered_at AS ordered_at,
+    o.site_id AS site_id, toDate(o.ordered_at, 'UTC') AS day, {masked o.order_number} AS order_id, o.ordered_at AS ordered_at,
     o.visitor AS visitor_id, o.total AS value, o.money AS currency, a.action AS action, a.engaged_at AS engaged_at,
     dateDiff('millisecond', a.engaged_at, o.ordered_at) / 3600000 AS hours_to_order, a.landing AS landing,
-    a.pin_id AS pin_id, a.board_id AS board_id, a.campaign_id AS campaign_id, a.product_id AS product_id
+    a.pin_id AS pin_id, a.board_id AS board_id, a.campaign_id AS campaign_id, {masked a.product_id} AS product_id
 FROM
 (
     SELECT
@@ -319,7 +324,7 @@ COMMENT 'Syncs of audiences with Pinterest, one row each'
 AS
 SELECT
     site_id, audience_id, run_id, connection_id, status, started_at, updated_at, desired, members AS members_before,
-    fingerprint_members AS members_after, adds, removes, held, error
+    fingerprint_members AS members_after, adds, removes, held, {masked error} AS error
 FROM {database}.audience_run FINAL;
 
 CREATE VIEW IF NOT EXISTS {analytics}.audience_size_daily{on_cluster}
@@ -356,7 +361,7 @@ CREATE VIEW IF NOT EXISTS {analytics}.rejected_events{on_cluster}
 {security}
 COMMENT 'That something was refused, and why, for 90 days; collect writes at most 50 a second down, metrics count all'
 AS
-SELECT site_id, received_at, toDate(received_at, 'UTC') AS day, reason, toString(step) AS step, field, size_bytes
+SELECT site_id, received_at, toDate(received_at, 'UTC') AS day, reason, toString(step) AS step, {masked field} AS field, size_bytes
 FROM {database}.rejected;
 
 CREATE VIEW IF NOT EXISTS {analytics}.data_quality_daily{on_cluster}
