@@ -68,9 +68,9 @@ FROM numbers(intDiv({visitors:UInt64}, 500))
 """
 _CANCELLATIONS: Final = """
 INSERT INTO events (k_partition, k_offset, rollup_version, site_id, event, event_id, time, received_ms, consent,
-  visitor_id, order_id, line_items)
-SELECT 0, number, 1, {site:UInt32}, 'order_refunded', order_id, {now:Int64} - 1000, {now:Int64} - 1000, 'unknown', 0,
-  order_id, []
+  source, visitor_id, order_id, line_items)
+SELECT 0, number, 1, {site:UInt32}, 'order_refunded', order_id, {now:Int64} - 1000, {now:Int64} - 1000, 'unknown',
+  'api', 0, order_id, []
 FROM (SELECT number, order_id FROM (SELECT k_offset AS number, order_id FROM events
   WHERE site_id = {site:UInt32} AND event_name = 'checkout') WHERE number % 20 = 0)
 """
