@@ -69,7 +69,7 @@ def size(key: str, level: Level, site_id: int, now_ms: int) -> Query:
     text = text.replace(
         "ORDERED",
         "event_name = 'checkout' AND order_id NOT IN (SELECT order_id FROM events WHERE site_id = {site:UInt32} "
-        "AND event_name IN ('order_cancelled', 'order_refunded'))",
+        "AND event_name IN ('order_cancelled', 'order_refunded') AND source IN ('api', 'import'))",
     )
     for days in (7, 30, 60, 90, 365):
         window = (

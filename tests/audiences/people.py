@@ -508,17 +508,22 @@ def _engaged(who: _Who, condition: Engaged) -> list[int]:
 
 def _orders(who: _Who, condition: Orders) -> bool:
     cancelled = {
-        one.order_id for one in who.world.seen if one.event in ("order_cancelled", "order_refunded") and one.order_id
+        one.order_id
+        for one in who.world.seen
+        if one.event in ("order_cancelled", "order_refunded") and one.source in ("api", "import")
     }
+    told = [one for one in who.seen if one.event == "checkout"]
+    number_of = {one.event_id: one.order_id for one in told if one.event_id and one.order_id}
     copies = defaultdict(list)
-    for one in who.seen:
-        if one.event == "checkout" and one.order_id not in cancelled:
-            copies[one.order_id or (one.event_id or id(one),)].append(one)
-    placed = []
-    for each in copies.values():
-        if not condition.within_days or _inside(min(one.time_ms for one in each), condition.within_days):
-            currency = max((one.currency for one in each), key=lambda code: int.from_bytes(code.encode(), "little"))
-            placed.append(_worth(max(one.value for one in each), currency, who.world.money))
+    for one in told:
+        number = one.order_id or number_of.get(one.event_id, "")
+        if not number or number not in cancelled:
+            copies[number or (one.event_id or id(one),)].append(one)
+    placed = [
+        _worth(*max((one.value, one.currency) for one in each), who.world.money)
+        for each in copies.values()
+        if not condition.within_days or _inside(min(one.time_ms for one in each), condition.within_days)
+    ]
     worth = [amount for amount in placed if amount is not None]
     total = sum(worth, Decimal(0))
     if condition.count_at_least is not None and len(placed) < condition.count_at_least:

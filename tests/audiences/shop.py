@@ -102,6 +102,10 @@ class _Shop:
             self.seen.append(
                 Seen(who, name, max(1.0, ago_s - DAY), order_id=order_id, event_id=self.id(), source="api")
             )
+        if order_id and dice.random() < 0.05:  # somebody's browser says so: that is no word of the shop
+            self.seen.append(
+                Seen(placed.visitor, "order_cancelled", max(1.0, ago_s - DAY), order_id=order_id, event_id=self.id())
+            )
 
     def pin(self, who: Seen) -> None:
         dice = self.dice
@@ -129,7 +133,8 @@ class _Shop:
         self.seen.append(Seen(100, "page_visit", 7200, em="em-20", event_id=self.id()))
 
     def copies(self, one: Seen) -> list[Seen]:
-        """Sent twice by the tag, or told by the shop's server too, which knows another visitor and no currency."""
+        """Sent twice by the tag, or told by the shop's server too, which knows another visitor, and
+        now and then another amount or no number of the order."""
         again = []
         if self.dice.random() < 0.1:
             again.append(one)
@@ -137,7 +142,10 @@ class _Shop:
             again.append(replace(one, ago_s=max(0.5, one.ago_s - 0.003)))
         if one.event == "checkout" and one.em and self.dice.random() < 0.5:
             visitor = int.from_bytes(one.em.encode()[-7:], "big")
-            again.append(replace(one, visitor=visitor, source="api", currency="", ago_s=max(0.5, one.ago_s - 1)))
+            told = replace(one, visitor=visitor, source="api", currency="", ago_s=max(0.5, one.ago_s - 1))
+            if self.dice.random() < 0.2:  # it counts in another currency
+                told = replace(told, currency=self.dice.choice(["EUR", "USD"]), value=round(one.value * 1.25, 2))
+            again.append(replace(told, order_id="") if self.dice.random() < 0.2 else told)
         return again
 
     def id(self) -> str:

@@ -30,7 +30,7 @@ _VIEWS = f"""
 CREATE TABLE ev AS SELECT event, event_id, time // 1000 AS t, received_ms, time AS time_ms, visitor_id AS visitor,
     coalesce(em, '') AS em, coalesce(external_id, '') AS x, coalesce(ph, '') AS ph,
     coalesce(consent, 'unknown') AS consent, coalesce(order_id, '') AS order_id,
-    coalesce(value, 0)::DECIMAL(18, 4) AS value, coalesce(currency, '') AS currency,
+    coalesce(source, 'tag') AS source, coalesce(value, 0)::DECIMAL(18, 4) AS value, coalesce(currency, '') AS currency,
     coalesce(url, '') LIKE '%?epik=%' AS landing, coalesce(line_items, []) AS items
 FROM raw_events;
 CREATE TABLE pin AS SELECT action, time // 1000 AS t, visitor_id AS visitor, coalesce(em, '') AS em,
@@ -74,13 +74,18 @@ CREATE OR REPLACE VIEW ok AS SELECT * FROM ok_{level};
 CREATE OR REPLACE VIEW act AS SELECT owned.who, ev.* FROM owned JOIN ev USING (visitor)
     WHERE event <> 'consent_withdrawn';
 CREATE OR REPLACE VIEW touched AS SELECT owned.who, pin.* FROM owned JOIN pin USING (visitor);
+CREATE OR REPLACE VIEW bill AS
+    SELECT who, t, value, currency, event_id, CASE order_id WHEN '' THEN (SELECT min(named.order_id) FROM act AS named
+        WHERE named.who = act.who AND named.event = 'checkout' AND named.event_id = act.event_id
+        AND named.order_id <> '') ELSE order_id END AS number
+    FROM act WHERE event = 'checkout';
 CREATE OR REPLACE VIEW ordered AS
-    SELECT who, key, min(t) AS t, max(value) AS value, max(currency) AS currency,
-        max(value) * CASE max(currency) WHEN 'USD' THEN 0.875 WHEN 'JPY' THEN NULL ELSE 1 END AS worth
-    FROM (SELECT *, CASE order_id WHEN '' THEN event_id ELSE order_id END AS key FROM act
-        WHERE event = 'checkout' AND order_id NOT IN (
-            SELECT order_id FROM ev WHERE event IN ('order_cancelled', 'order_refunded') AND order_id <> ''))
-    GROUP BY who, key;
+    SELECT *, value * CASE currency WHEN 'USD' THEN 0.875 WHEN 'JPY' THEN NULL ELSE 1 END AS worth FROM (
+        SELECT DISTINCT ON (who, key) who, key, min(t) OVER (PARTITION BY who, key) AS t, value, currency
+        FROM (SELECT *, coalesce('order ' || number, event_id) AS key FROM bill)
+        WHERE number IS NULL OR number NOT IN (SELECT order_id FROM ev
+            WHERE event IN ('order_cancelled', 'order_refunded') AND source IN ('api', 'import'))
+        ORDER BY who, key, value DESC, currency DESC);
 CREATE OR REPLACE VIEW had AS
     SELECT who, unnest(items).product_id AS product, unnest(items).product_category AS category
     FROM act WHERE event = 'checkout';
@@ -215,7 +220,7 @@ def duck(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[duc
     (folder / "listed.jsonl").write_bytes(b"\n".join(map(msgspec.json.encode, listed)))
     text = "VARCHAR"
     columns = dict.fromkeys(
-        ("event", "event_id", "em", "external_id", "ph", "consent", "order_id", "currency", "url"), text
+        ("event", "event_id", "em", "external_id", "ph", "consent", "order_id", "currency", "url", "source"), text
     ) | {
         "time": "BIGINT",
         "received_ms": "BIGINT",

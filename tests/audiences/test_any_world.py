@@ -92,6 +92,7 @@ class Dice(random.Random):
             search=self.choice(["", "oak chair", "LAMPE"]),
             epik=epik or self.choice(["", "k3"]),
             event_id=f"id-{self.randint(0, 10**9)}",
+            source=self.choice(["tag", "api", "import"]),
         )
 
     def copy(self, one: Seen) -> Seen:
@@ -103,6 +104,9 @@ class Dice(random.Random):
                 "visitor": self.maybe(one.visitor) or self.randint(1, VISITORS),
                 "ago_s": again if again is not None else self.ago_s(),
                 "source": "api",
+                "order_id": self.maybe(one.order_id, 0.7) or "",
+                "value": self.maybe(one.value, 0.7) or 100.0,
+                "currency": self.choice([one.currency, "USD", ""]),
                 "url": self.maybe(one.url) or "",
             }
         )

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+from dataclasses import replace
 from typing import get_args
 
 import msgspec
@@ -14,6 +15,7 @@ from pinstream.audiences import compile
 from pinstream.audiences.compile import Money
 from pinstream.audiences.rule import (
     MAX_BYTES,
+    MAX_WITHIN_DAYS,
     PROFILE_COLUMNS,
     Arrived,
     Bought,
@@ -34,9 +36,27 @@ from pinstream.audiences.rule import (
 )
 from pinstream.audiences.templates import cart_abandoned
 from pinstream.errors import Refused
-from pinstream.event import CONSENT_WITHDRAWN
+from pinstream.event import CONSENT_WITHDRAWN, Source
 from pinstream.warehouse.client import Warehouse
-from tests.audiences.people import DAY, NOW_MS, NOW_S, Seen, answer, answers, expected, found, hashed, next_site, world
+from tests.audiences.people import (
+    DAY,
+    NOW_MS,
+    NOW_S,
+    Pinned,
+    Seen,
+    World,
+    answer,
+    answers,
+    create,
+    expected,
+    found,
+    hashed,
+    load,
+    next_site,
+    people_in,
+    visitors_in,
+    world,
+)
 
 CART = cart_abandoned(quiet_for_min=0)
 PHONE, LAPTOP, TILL = 101, 102, 103
@@ -116,6 +136,77 @@ async def test_conditions_are_joined_by_and(warehouse: Warehouse) -> None:
 async def test_another_site_is_another_world(warehouse: Warehouse) -> None:
     await world(warehouse, carted())
     assert await names(warehouse, carted(em="bob")) == {"bob"}
+
+
+async def test_a_save_of_a_pin_is_known_for_as_long_as_a_rule_may_ask(warehouse: Warehouse) -> None:
+    site_id = next_site()
+    saves: list[Seen | Pinned] = [
+        Pinned(1, "save", (MAX_WITHIN_DAYS - 5) * DAY, em="ann", pin=11),
+        Seen(1, "page_visit", HOUR, em="ann"),
+    ]
+    await load(warehouse, site_id, saves)
+    await warehouse.command("OPTIMIZE TABLE engagement_visitor FINAL")
+    rules = [
+        checked(Rule(all=(each,)))
+        for each in (
+            Engaged(within_days=MAX_WITHIN_DAYS),
+            Engaged(within_days=MAX_WITHIN_DAYS, on="pin", ids=("11",)),
+        )
+    ]
+    assert await answers(warehouse, site_id, rules, "person") == [{hashed("ann")}, {hashed("ann")}]
+
+
+# --- what is one order
+
+
+def ordered(ago_s: float = HOUR, **more: object) -> Seen:
+    return Seen(PHONE, "checkout", ago_s, **{"em": "ann", "order_id": "o1", **more})  # type: ignore[arg-type]
+
+
+async def placed(warehouse: Warehouse, *seen: Seen, money: Money = compile.NO_RATES) -> list[str]:
+    """What is true of the only person's orders; the plain specification must agree."""
+    rules = {
+        "one": Orders(count_at_least=1),
+        "two": Orders(count_at_least=2),
+        "today": Orders(count_at_least=1, within_days=1),
+        "600": Orders(total_at_least=600),
+        "30000": Orders(total_at_least=30_000),
+    }
+    [site_id] = await create(warehouse, [World(seen, money=money)])
+    asked = {name: checked(Rule(all=(each,))) for name, each in rules.items()}
+    for level in get_args(compile.Level):
+        found = await answers(warehouse, site_id, list(asked.values()), level, money)
+        plain = people_in if level == "person" else visitors_in
+        assert found == [plain(World(seen, money=money), rule) for rule in asked.values()]
+    person = await answers(warehouse, site_id, list(asked.values()), "person", money)
+    return [name for name, who in zip(rules, person, strict=True) if who]
+
+
+async def test_a_copy_without_the_number_is_the_same_order(warehouse: Warehouse) -> None:
+    tag = ordered(2 * DAY, event_id="e1", value=300)
+    server = replace(tag, source="api", order_id="", ago_s=HOUR)
+    assert await placed(warehouse, tag, server) == ["one"]
+    assert await placed(warehouse, tag, replace(server, visitor=LAPTOP)) == ["one"]
+    assert await placed(warehouse, tag, replace(server, event_id="e2")) == ["one", "two", "today", "600"]
+    gone = Seen(0, "order_cancelled", 60, order_id="o1", source="api")
+    assert await placed(warehouse, tag, server, gone) == []
+
+
+async def test_value_and_currency_are_those_of_one_copy(warehouse: Warehouse) -> None:
+    money = Money(currency="EUR", rates={"EUR": 1, "HUF": 0.0025, "ATS": 1000.0})
+    tag, server = ordered(value=40_000, currency="HUF"), ordered(value=100, currency="EUR", source="api")
+    assert await placed(warehouse, tag, server, money=money) == ["one", "today"]
+    same = [ordered(value=40_000, currency=code) for code in ("ATS", "", "HUF")]
+    assert await placed(warehouse, *same, money=money) == ["one", "today"]
+
+
+@pytest.mark.parametrize("source", ["tag", "api", "import"])
+@pytest.mark.parametrize("visitor", [0, PHONE])
+@pytest.mark.parametrize("name", ["order_cancelled", "order_refunded"])
+async def test_only_the_shop_cancels(warehouse: Warehouse, name: str, visitor: int, source: Source) -> None:
+    """Numbers of orders can be guessed, and anybody's browser can say anything."""
+    cancelled = Seen(visitor, name, 60, order_id="o1", source=source, consent="unknown")
+    assert await placed(warehouse, ordered(), cancelled) == (["one", "today"] if source == "tag" else [])
 
 
 # --- people

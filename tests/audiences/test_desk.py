@@ -10,7 +10,7 @@ import pytest
 from msgspec import structs
 
 from pinstream.audiences import desk, membership
-from pinstream.audiences.compile import Money
+from pinstream.audiences.compile import ORDERS_CAP, Money
 from pinstream.audiences.desk import Subject
 from pinstream.audiences.membership import Target
 from pinstream.audiences.rule import (
@@ -125,6 +125,18 @@ async def test_what_a_preview_warns_of_is_about_those_who_are_in(warehouse: Ware
     assert (await desk.preview(warehouse, browsers)).full == 1
 
 
+async def test_a_till_is_bounded_and_said_to_be(warehouse: Warehouse) -> None:
+    """However many orders one browser has, they cost no more than ORDERS_CAP of them do."""
+    till = [
+        Seen(1, "checkout", 100, em="till", order_id=f"o{number}", event_id=f"e{number}")
+        for number in range(ORDERS_CAP + 1)
+    ]
+    rule = Rule(all=(Orders(count_at_most=ORDERS_CAP),))
+    one_short = Seen(2, "checkout", 100, em="ann")
+    found = await desk.preview(warehouse, await about(warehouse, rule, *till, one_short))
+    assert (found.size, found.full) == (2, 1)
+
+
 async def test_a_rule_about_browsers_is_counted_in_browsers(warehouse: Warehouse) -> None:
     rule = Rule(all=(LastSeen(within_days=7),), level="visitor")
     seen = [Seen(1, "page_visit", 100, em="ann"), Seen(2, "page_visit", 100, em="ann")]
@@ -151,7 +163,7 @@ async def test_each_condition_is_explained_by_what_decided_it(warehouse: Warehou
             Seen(1, "page_visit", 2 * DAY, em="ann"),
             Seen(2, "page_visit", 5 * DAY, em="ann"),
             Seen(2, "checkout", 90 * DAY, em="ann", order_id="o1"),
-            Seen(2, "order_refunded", 80 * DAY, order_id="o2"),
+            Seen(2, "order_refunded", 80 * DAY, order_id="o2", source="api"),
             Seen(2, "checkout", 85 * DAY, order_id="o2"),
         ],
         [Pinned(1, "save", 6 * DAY, pin=11)],

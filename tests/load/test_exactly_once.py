@@ -132,7 +132,7 @@ class World:
             "dead positions": "SELECT uniqExact(k_partition, k_offset) AS v FROM rejected",
             "visitors": "SELECT count() AS v FROM visitor_profile FINAL",
             "orders": "SELECT sum(length(orders)) AS v FROM visitor_profile FINAL",
-            "money": "SELECT toFloat64(sum(arraySum(mapValues(orders)))) AS v FROM visitor_profile FINAL",
+            "money": "SELECT toFloat64(sum(arraySum(orders.value))) AS v FROM visitor_profile FINAL",
             "identities": "SELECT count() AS v FROM identity FINAL",
         }
         return {name: (await self.warehouse.select(sql))[0]["v"] for name, sql in asked.items()}

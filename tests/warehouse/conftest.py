@@ -11,7 +11,7 @@ from hashlib import sha256
 from typing import Any, Final
 
 import pytest
-from msgspec import Raw, Struct
+from msgspec import Raw, Struct, structs
 
 from pinstream import event
 from pinstream.clock import now_ms
@@ -80,9 +80,10 @@ class Month:
             order = {"order_id": f"o-{len(self.events)}", "value": item.product_price * item.product_quantity}
             more = {"currency": CURRENCY, "order_quantity": item.product_quantity, "line_items": [item], **order}
             self.say(who, "checkout", at + 120_000, **more)
-            self.events.append(self.events[-1])  # sent twice
+            told = self.events[-1]
+            self.events[-1:] = [structs.replace(told, order_id=""), told]  # sent twice, at first without its number
             if len(self.events) % 5 == 0:
-                self.say(who, "order_cancelled", at + 1_000_000, order_id=order["order_id"])
+                self.say(who | {"source": "api"}, "order_cancelled", at + 1_000_000, order_id=order["order_id"])
 
     def props(self, who: dict[str, Any]) -> bytes:
         return json.dumps({"colour": "blue", "epik": who["epik"], "u": who["em"]}).encode()

@@ -374,6 +374,8 @@ async def test_a_forms_fields_are_parameters(raw: httpx.AsyncClient) -> None:
     assert (answer.status_code, answer.text) == (200, "ünï\n")
     external = await raw.post("/", files={"t": ("t.csv", b"1\n"), "query": (None, "SELECT * FROM t")})
     assert external.status_code == 501
+    latin = await raw.post("/", files={"query": (None, "SELECT 'ü'".encode("latin-1"))})
+    assert (latin.status_code, latin.headers["X-ClickHouse-Exception-Code"]) == (400, "36")
 
 
 @pytest.mark.slow

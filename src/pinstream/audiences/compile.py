@@ -42,12 +42,15 @@ from pinstream.audiences.rule import (
     Where,
 )
 from pinstream.errors import Refused
+from pinstream.warehouse import schema
 
 MAX_VISITORS_PER_ID: Final = 50
 MAX_IDS_PER_VISITOR: Final = 5
 SHARED_WINDOW_S: Final = 30 * 86_400
 BOUGHT_CAP: Final = 500
 """So many products, or categories, a visitor's set holds; a full one may lack some."""
+ORDERS_CAP: Final = 2000
+"""So many tellings of orders a visitor's set holds, a copy with another second or amount being one more."""
 
 Level = Literal["person", "visitor"]
 
@@ -101,8 +104,7 @@ _TOGETHER: Final = {
     "any": "max({} AND NOT profile.shared)",
     "max": "maxIf({}, NOT profile.shared)",
     "min": "minIf({}, NOT profile.shared)",
-    "max_map": "maxMapIf({}, NOT profile.shared)",
-    "min_map": "minMapIf({}, NOT profile.shared)",
+    "all": "groupUniqArrayArrayIf({}, NOT profile.shared)",
     "union": f"groupUniqArrayArrayIf({MAX_AT_LEAST})({{}}, NOT profile.shared)",
 }
 """How a fact of several devices becomes one of a person. All are idempotent."""
@@ -467,7 +469,7 @@ class _Text:
             if names:
                 found.append(f"hasAny({column}, {self._bound('Array(String)', list(names))})")
         if where.value_at_least is not None or where.value_below is not None:
-            codes, factors = self._factors("Array(String)", lambda code: code)
+            codes, factors = self._factors()
             found.append(f"has({codes}, toString(currency))")
             worth = f"toDecimal128(value, 4) * {factors}[indexOf({codes}, toString(currency))]"
             found += self._between(worth, where.value_at_least, where.value_below)
@@ -489,19 +491,13 @@ class _Text:
         return _Part(f"(length({keys}) >= {self._bound('UInt8', at_least)})", f"toUInt32(length({keys}))")
 
     def _orders(self, condition: Orders) -> _Part:
-        values, times, currencies = (
-            self._fact("profile.orders", "max_map"),
-            self._fact("profile.order_at", "min_map"),
-            self._fact("profile.order_currency", "max_map"),
-        )
+        self._full.append(self._fact(f"length(profile.orders) >= {ORDERS_CAP}", "any"))
+        placed = self._figure(schema.orders(self._fact("profile.orders", "all")))
         window = ""
         if condition.within_days:
             since = self._bound("UInt32", max(0, self._now_s - condition.within_days * 86_400))
-            window = f" AND each.3 >= {since} AND each.3 < {self._now}"
-        kept = self._figure(
-            f"arrayFilter(each -> each.1 NOT IN ({_CANCELLED}){window}, arrayZip(mapKeys({values}), "
-            f"mapValues({values}), mapValues({times}), mapValues({currencies})))"
-        )
+            window = f" AND each.4 >= {since} AND each.4 < {self._now}"
+        kept = self._figure(f"arrayFilter(each -> each.1 NOT IN ({_CANCELLED}){window}, {placed})")
         bounds = self._between(f"length({kept})", condition.count_at_least, condition.count_at_most, count=True)
         money = (condition.total_at_least, condition.total_below, condition.average_at_least, condition.average_below)
         total = ""
@@ -511,9 +507,9 @@ class _Text:
         return _Part(f"({' AND '.join(bounds)})", f"toUInt32(length({kept}))", total)
 
     def _money(self, kept: str, condition: Orders) -> list[str]:
-        codes, factors = self._factors("Array(UInt32)", lambda code: int.from_bytes(code.encode(), "little"))
-        total = self._figure(f"arraySum(each -> toDecimal128(each.2, 4) * {factors}[indexOf({codes}, each.4)], {kept})")
-        priced = self._figure(f"arrayCount(each -> has({codes}, each.4), {kept})")
+        codes, factors = self._factors()
+        total = self._figure(f"arraySum(each -> toDecimal128(each.2, 4) * {factors}[indexOf({codes}, each.3)], {kept})")
+        priced = self._figure(f"arrayCount(each -> has({codes}, each.3), {kept})")
         self.unpriced.append(f"length({kept}) - {priced}")
         self._totals[kept] = total
         bounds = self._between(total, condition.total_at_least, condition.total_below)
@@ -544,9 +540,9 @@ class _Text:
             found.append(f"{expression} {sign} {place}{times}")
         return found
 
-    def _factors(self, kind: str, number: Any) -> tuple[str, str]:
+    def _factors(self) -> tuple[str, str]:
         known = self._worth.factors()
-        codes = self._bound(kind, [number(code) for code in known])
+        codes = self._bound("Array(String)", list(known))
         return codes, self._bound("Array(Decimal(38, 8))", list(known.values()))
 
     def _bought(self, condition: Bought) -> _Part:

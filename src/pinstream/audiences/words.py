@@ -168,8 +168,8 @@ _T: Final[dict[str, Text]] = {
         "fr": "{0} commande est dans une devise sans taux : elle compte, son montant non.",
     },
     "full": {
-        "en": "{0} who are in have bought more different things than are kept: about them the answer may be wrong.",
-        "fr": "{0} des personnes retenues ont acheté plus d'articles différents qu'on n'en garde : "
+        "en": "{0} who are in have bought more than is kept: about them the answer may be wrong.",
+        "fr": "{0} des personnes retenues ont acheté plus de choses qu'on n'en garde : "
         "pour elles, la réponse peut être fausse.",
     },
     "full_one": {

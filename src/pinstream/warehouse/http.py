@@ -362,7 +362,10 @@ def _form(content_type: str, body: bytes) -> dict[str, str]:
             raise QueryFailed("External data in a form is not offered here. (NOT_IMPLEMENTED)", code=48)
         payload = part.get_payload(decode=True)
         name = part.get_param("name", header="content-disposition")
-        values[str(name)] = payload.decode() if isinstance(payload, bytes) else ""
+        try:
+            values[str(name)] = payload.decode() if isinstance(payload, bytes) else ""
+        except UnicodeDecodeError:
+            raise QueryFailed(f"Field {name} of the form is not UTF-8. (BAD_ARGUMENTS)", code=36) from None
     return values
 
 

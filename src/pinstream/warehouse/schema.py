@@ -71,10 +71,11 @@ def statements(text: str, settings: Settings, *, version: int = ROLLUP_VERSION) 
     that a replay is dropped; `{fsync}` makes an insert durable before it is answered; `{version}` is the rollup
     version from which a view counts. `{database}` and `{analytics}` are the databases of tables and of views for
     analysts; `{security}` lets these read what their reader may not; `{masked x}` is text x without what leads
-    to a person; where `props` hides a click id from that, it is empty.
+    to a person; where `props` hides a click id from that, it is empty; `{orders x}` is `orders` of x.
     """
     filled = re.sub(r"\{engine (\w+)\((.*?)\)\}", lambda match: _engine(match[1], match[2], settings), text)
     filled = re.sub(r"\{masked ([^{}]+)\}", lambda match: _masked(match[1]), filled)
+    filled = re.sub(r"\{orders ([\w.]+)\}", lambda match: orders(match[1]), filled)
     places = {
         "analytics": analytics_database(settings),
         "database": settings.database,
@@ -88,6 +89,20 @@ def statements(text: str, settings: Settings, *, version: int = ROLLUP_VERSION) 
         filled = filled.replace(f"{{{place}}}", value)
     code = (re.sub(r"(?m)^\s*--.*\n?", "", part).strip() for part in re.split(r";\s*(?:\n|$)", filled))
     return [statement for statement in code if statement]
+
+
+def orders(tellings: str) -> str:
+    """SQL: an array of (key, value, currency, at), one an order, of what `visitor_profile.orders` holds.
+
+    The key is the hash of the order id; a telling without one has that of another telling of the same event, or else
+    the event's own key. Value and currency are those of the telling that says most, at is the earliest.
+    """
+    told = f"arrayReverseSort({tellings})"  # of an event, those with a number come first
+    begins = f"arrayMap((each, step) -> each.2 != 0 OR step != 0, {told}, arrayDifference(tupleElement({told}, 1)))"
+    keys = f"arrayFill((key, begin) -> begin, arrayMap(each -> if(each.2 != 0, each.2, each.1), {told}), {begins})"
+    keyed = f"arraySort(arrayMap((key, each) -> (key, each.4, each.5, each.3), {keys}, {told}))"
+    copies = f"arraySplit((each, step) -> step != 0, {keyed}, arrayDifference(tupleElement({keyed}, 1)))"
+    return f"arrayMap(each -> (each[-1].1, each[-1].2, each[-1].3, arrayMin(tupleElement(each, 4))), {copies})"
 
 
 def analytics_database(settings: Settings) -> str:

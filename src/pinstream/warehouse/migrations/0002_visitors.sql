@@ -37,12 +37,9 @@ CREATE TABLE IF NOT EXISTS visitor_profile{on_cluster}
         COMMENT 'Latest click id of Pinterest: (when, id); empty = none',
     consent SimpleAggregateFunction(max, UInt64)
         COMMENT 'Latest word on consent: milliseconds since 1970 x 4 + word (0 unknown, 1 yes, 2 no); bitAnd(consent, 3)',
-    orders SimpleAggregateFunction(maxMap, Map(UInt64, Decimal(18, 4)))
-        COMMENT 'Hash of the order id (of the event where it has none) -> value',
-    order_at SimpleAggregateFunction(minMap, Map(UInt64, UInt32))
-        COMMENT 'The same keys -> when it was placed, seconds since 1970',
-    order_currency SimpleAggregateFunction(maxMap, Map(UInt64, UInt32))
-        COMMENT 'The same keys -> its currency, as reinterpretAsUInt32 of the three letters; 0 = not said',
+    orders SimpleAggregateFunction(groupUniqArrayArray(2000),
+        Array(Tuple(event UInt64, number UInt64, at UInt32, value Decimal(18, 4), currency String)))
+        COMMENT 'Each telling of an order: event key, hash of the order id (0 = not said), seconds since 1970, money; 2000 = full, there may be more',
     bought SimpleAggregateFunction(groupUniqArrayArray(500), Array(UInt64))
         COMMENT 'Hashes of bought product ids; 500 = full, there may be more',
     bought_categories SimpleAggregateFunction(groupUniqArrayArray(500), Array(UInt64))
@@ -59,7 +56,6 @@ WITH
     event_name != 'consent_withdrawn' AS seen,
     event_name = 'checkout' AS ordered,
     toDateTime(4294967295, 'UTC') AS never,
-    if(order_id != '', cityHash64(order_id), event_key) AS order_key,
     multiIf(event_name = 'consent_withdrawn', 2, consent = 'no', 2, consent = 'yes', 1, 0) AS word
 SELECT
     site_id,
@@ -85,9 +81,9 @@ SELECT
     -- one number, because a tuple of the two takes ten times as long to merge
     max(if(word = 0, 0,
         4 * toUnixTimestamp64Milli(if(word = 1, least(event_time, received_at), received_at)) + word)) AS consent,
-    maxMapIf(map(order_key, value), ordered) AS orders,
-    minMapIf(map(order_key, toUnixTimestamp(at)), ordered) AS order_at,
-    maxMapIf(map(order_key, reinterpretAsUInt32(toString(currency))), ordered) AS order_currency,
+    groupUniqArrayIf(2000)(CAST((event_key, if(order_id != '', cityHash64(order_id), 0), toUnixTimestamp(at), value,
+        currency), 'Tuple(event UInt64, number UInt64, at UInt32, value Decimal(18, 4), currency String)'), ordered)
+        AS orders,
     groupUniqArrayArrayIf(500)(arrayMap(id -> cityHash64(id), arrayFilter(id -> id != '', product_ids)), ordered)
         AS bought,
     groupUniqArrayArrayIf(500)(
@@ -120,13 +116,13 @@ GROUP BY site_id, visitor_id;
 CREATE TABLE IF NOT EXISTS cancelled_order{on_cluster}
 (
     site_id UInt32 COMMENT 'Shop',
-    order_key UInt64 COMMENT 'Hash of the order id, as in visitor_profile.orders' CODEC(ZSTD(1)),
+    order_key UInt64 COMMENT 'Hash of the order id, as number in visitor_profile.orders' CODEC(ZSTD(1)),
     last_at SimpleAggregateFunction(max, DateTime('UTC')) COMMENT 'When it was cancelled or refunded'
 )
 ENGINE = {engine AggregatingMergeTree()}
 ORDER BY (site_id, order_key)
 SETTINGS {window}, {fsync}
-COMMENT 'Orders that were cancelled or refunded, also by a server that knows no visitor; they never count';
+COMMENT 'Orders that were cancelled or refunded, as the shop''s server says or an import; they never count';
 
 CREATE MATERIALIZED VIEW IF NOT EXISTS cancelled_order_from_events_v{version}{on_cluster} TO cancelled_order AS
 SELECT
@@ -135,6 +131,7 @@ SELECT
     max(toDateTime(event_time, 'UTC')) AS last_at
 FROM events
 WHERE rollup_version >= {version} AND event_name IN ('order_cancelled', 'order_refunded') AND order_id != ''
+    AND source IN ('api', 'import') -- numbers of orders can be guessed, and a browser can say anything
 GROUP BY site_id, order_key;
 
 CREATE TABLE IF NOT EXISTS visitor_day{on_cluster}

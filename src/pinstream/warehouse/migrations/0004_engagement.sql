@@ -62,7 +62,7 @@ CREATE TABLE IF NOT EXISTS engagement_visitor{on_cluster}
 )
 ENGINE = {engine AggregatingMergeTree()}
 ORDER BY (site_id, action, object, object_id, visitor_id)
-TTL last_at + INTERVAL 400 DAY
+TTL last_at + INTERVAL 541 DAY
 SETTINGS {window}, {fsync}
 COMMENT 'Who did what to which pin, board, product or campaign, and when last';
 

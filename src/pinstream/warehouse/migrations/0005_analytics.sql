@@ -143,10 +143,9 @@ COMMENT 'One row a visitor, which is one browser: what they did last, what they 
 AS
 WITH
     toDateTime(0, 'UTC') AS never,
-    arrayFilter(k -> (site_id, k) NOT IN (SELECT site_id, order_key FROM {database}.cancelled_order),
-        mapKeys(p.orders)) AS kept,
-    arrayMap(k -> trim(TRAILING '\0' FROM reinterpretAsString(order_currency[k])), kept) AS currencies,
-    arrayDistinct(currencies) AS names
+    arrayFilter(each -> (site_id, each.1) NOT IN (SELECT site_id, order_key FROM {database}.cancelled_order),
+        {orders p.orders}) AS kept,
+    arrayDistinct(tupleElement(kept, 3)) AS names
 SELECT
     site_id, visitor_id, nullIf(p.first_seen, toDateTime(4294967295, 'UTC')) AS first_seen,
     nullIf(p.last_seen, never) AS last_seen, nullIf(p.last_view, never) AS last_view,
@@ -155,9 +154,8 @@ SELECT
     nullIf(p.last_engage, never) AS last_engagement, nullIf(p.last_epik_landing, never) AS last_landing,
     ['unknown', 'yes', 'no'][bitAnd(p.consent, 3) + 1] AS consent, p.em.2 != toFixedString('', 32) AS email_known,
     length(kept) AS orders,
-    mapFromArrays(names, arrayMap(name -> arraySum(arrayMap(
-        (k, currency) -> if(currency = name, toDecimal128(p.orders[k], 4), toDecimal128(0, 4)), kept, currencies)),
-        names)) AS revenue
+    mapFromArrays(names, arrayMap(name -> arraySum(each -> if(each.3 = name, toDecimal128(each.2, 4), 0), kept), names))
+        AS revenue
 FROM {database}.visitor_profile AS p FINAL;
 
 CREATE VIEW IF NOT EXISTS {analytics}.products_daily{on_cluster}
@@ -237,12 +235,19 @@ SELECT
 FROM
 (
     SELECT
-        site_id, if(order_id != '', cityHash64(order_id), event_key) AS order_key, any(order_id) AS order_number,
-        min(event_time) AS ordered_at, argMin(visitor_id, event_time) AS visitor, max(value) AS total,
-        argMax(currency, value) AS money
-    FROM {database}.events FINAL
-    WHERE event_name = 'checkout' AND visitor_id != 0
-        AND (site_id, order_key) NOT IN (SELECT site_id, order_key FROM {database}.cancelled_order)
+        site_id, if(number != '', cityHash64(number), event_key) AS order_key, any(number) AS order_number,
+        min(placed_at) AS ordered_at, argMin(placed_by, placed_at) AS visitor, max(told).1 AS total,
+        max(told).2 AS money
+    FROM
+    (
+        SELECT
+            site_id, event_key, max(order_id) AS number, min(event_time) AS placed_at,
+            argMin(visitor_id, event_time) AS placed_by, max((value, toString(currency))) AS told
+        FROM {database}.events FINAL
+        WHERE event_name = 'checkout' AND visitor_id != 0
+        GROUP BY site_id, event_key
+    )
+    WHERE (site_id, order_key) NOT IN (SELECT site_id, order_key FROM {database}.cancelled_order)
     GROUP BY site_id, order_key
 ) AS o
 ASOF JOIN
