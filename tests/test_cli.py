@@ -11,8 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
-from pinstream import serving
+from pinstream import cli, serving
 from pinstream.warehouse.client import Warehouse
 from tests.audiences.people import Seen, hashed, load
 from tests.warehouse_server import PASSWORD, free_port
@@ -104,6 +105,50 @@ def test_audiences(run: Run) -> None:
     assert (listed[0]["name"], listed[0]["connection"], listed[0]["size"]) == ("cart_abandoned", "new", None)
 
 
+def test_an_audience_is_saved_connected_changed_and_removed(run: Run) -> None:
+    def ask(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return run("audiences", *arguments, PINSTREAM_PINTEREST__AD_ACCOUNT_ID="549755885175")
+
+    run("sites", "add", "--tag-id", "shop", "--origin", "*")
+    assert "`pinstream audiences connect 1`" in ask("add", "--site", "shop", "--name", "Draft", "--draft").stderr
+    live = ask("add", "--site", "shop", "--name", "Live", "--template", "win_back").stderr
+    assert "connected to ad account 549755885175" in live and "2 s" in live
+    [changed] = json.loads(ask("set", "Draft", "--name", "Ours", "--disable", "--json").stdout)
+    assert (changed["name"], changed["enabled"]) == ("Ours", False)
+    rows = json.loads(ask("list", "--json").stdout)
+    assert [(each["connection"], each["detail"]) for each in rows] == [
+        ("-", "Not connected: `pinstream audiences connect 1`."),
+        ("new", "Waits for its first sync by push."),
+    ]
+    assert "--disable" in ask("remove", "Live").stderr
+    assert ask("remove", "Ours").returncode == 0
+    [link] = json.loads(ask("list", "--json").stdout)
+    assert link["name"] == "Live"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("add", "--site", "shop", "--ad-account", ""), "--draft"),
+        (("add", "--site", "shop", "--template", "win_back", "--rule", "own.toml"), "no place beside it"),
+        (("add", "--site", "shop", "--rule", "own.toml", "--set", "within_days=3"), "no place beside it"),
+        (("set", "1", "--set", "within_days=3"), "--template"),
+        (("preview",), "Name an audience"),
+        (("preview", "1", "--template", "win_back"), "Name an audience"),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(arguments: tuple[str, ...], sentence: str) -> None:
+    done = CliRunner().invoke(cli.app, ["audiences", *arguments])
+    assert done.exit_code == 2
+    assert sentence in " ".join(done.output.replace("│", " ").split())
+
+
+def test_an_ad_account_that_is_none_saves_nothing(run: Run) -> None:
+    run("sites", "add", "--tag-id", "shop", "--origin", "*")
+    assert "18 digits" in run("audiences", "add", "--site", "shop", "--ad-account", "mine").stderr
+    assert said(run("audiences", "list", "--json")) == []
+
+
 async def test_what_can_be_asked_about_an_audience(run: Run, warehouse: Warehouse, tmp_path: Path) -> None:
     environment = {
         "PINSTREAM_WAREHOUSE__URL": warehouse.settings.url,
@@ -132,8 +177,10 @@ async def test_what_can_be_asked_about_an_audience(run: Run, warehouse: Warehous
     assert isinstance(found, dict)
     assert (found["size"], found["visitors"], found["reads_events"]) == (1, 1, False)
     spoken = ask("preview", "1").stdout
-    assert "en  1 people with a known e-mail address and consent: People who began to check out or" in spoken
-    assert "fr  1 personnes dont l'adresse e-mail est connue" in spoken
+    assert spoken.startswith("en  People who began to check out or")
+    assert "\n    1 person with a known e-mail address and consent.\nfr  Les personnes qui" in spoken
+    assert "\n    1 personne dont l'adresse e-mail est connue" in spoken
+    assert said(ask("preview", "--site", "shop", "--set", "quiet_for_min=0", "--json")) == found | {"id": 0}
 
     why = ask("explain", "1", "--person", "Ada@shop.example ").stdout
     assert why.startswith(
@@ -142,7 +189,7 @@ async def test_what_can_be_asked_about_an_audience(run: Run, warehouse: Warehous
     out = ask("explain", "1", "--person", "bob@shop.example", "--language", "fr").stdout
     assert out.startswith("Pas dans l'audience.")
     assert ask("export", "1").stdout == f"{hashed('ada@shop.example')}\n"
-    assert said(ask("export", "2", "--out", "all.csv", "--json")) == {"id": 2, "lines": 2, "file": "all.csv"}
+    assert said(ask("export", "2", "--out", "all.csv", "--json")) == {"audience": "2", "lines": 2, "file": "all.csv"}
     assert (tmp_path / "all.csv").read_text() == "5\n6\n"
     past = {
         "site_id": site[0]["id"],
@@ -194,7 +241,7 @@ async def test_what_can_be_asked_about_an_audience(run: Run, warehouse: Warehous
         (("snippet", "--site", "nobody"), "`pinstream sites add` makes one"),
         (("snippet", "--site", "nobody", "--url", "shop.example"), "no site nobody"),
         (("keys", "revoke", "psk_x"), "keys list"),
-        (("audiences", "sync", "77"), "not connected"),
+        (("audiences", "sync", "77"), "0 audiences are called 77"),
         (("push",), "ad_account_id"),
     ],
 )
@@ -205,7 +252,7 @@ def test_a_fault_is_a_sentence_and_exit_code_1(run: Run, arguments: tuple[str, .
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("arguments", [("sites", "add"), ("nonsense",), ("audiences", "preview", "x")])
+@pytest.mark.parametrize("arguments", [("sites", "add"), ("nonsense",), ("audiences", "preview")])
 def test_a_wrong_command_exits_with_2(run: Run, arguments: tuple[str, ...]) -> None:
     assert run(*arguments).returncode == 2
 

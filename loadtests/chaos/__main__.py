@@ -21,6 +21,11 @@ from loadtests.chaos.faults import KINDS, QUICK, Fault, Pace, plan
 from loadtests.chaos.parts import PartFault
 from loadtests.chaos.run import OUTAGES, Options, run
 
+WORDS = """Hurt a running pinstream, then count every event. Each has options of its own:
+
+scripts/chaos collect --help   was an answer a lie?
+scripts/chaos load --help      is each record in ClickHouse, once?
+"""
 DESCRIPTION = """Hurt a running collect and its Kafka under load, then count whether an answer was a lie.
 
 A real `pinstream collect` writes to a real Kafka through a TCP proxy, while a sender keeps books about every event.
@@ -32,8 +37,16 @@ The last line on stdout is one JSON object with --json, else a summary. Exit cod
 
 
 def main() -> int:
+    """The exit code of what the first word names."""
+    parser = argparse.ArgumentParser("scripts/chaos", description=WORDS, formatter_class=_Formatter)
+    parser.add_argument("scenario", choices=["collect", "load"])
+    word: str = parser.parse_args(sys.argv[1:2]).scenario
+    return load.main(sys.argv[2:]) if word == "load" else collect(sys.argv[2:])
+
+
+def collect(arguments: list[str]) -> int:
     """Exit code 0: every event answered durable was found; 1: not, or a part did not come back."""
-    options, keep, as_json = _options()
+    options, keep, as_json = _options(arguments)
     tmpfs = None
     if any(fault.kind == "disk_full" for fault in options.faults):
         with suppress(OSError):  # no root, or a container without the right to mount
@@ -83,9 +96,8 @@ def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def _options() -> tuple[Options, bool, bool]:
-    parser = argparse.ArgumentParser("scripts/chaos", description=DESCRIPTION, formatter_class=_Formatter)
-    parser.add_argument("scenario", choices=["collect", "load"], help="load has options of its own: load --help")
+def _options(arguments: list[str]) -> tuple[Options, bool, bool]:
+    parser = argparse.ArgumentParser("scripts/chaos collect", description=DESCRIPTION, formatter_class=_Formatter)
     parser.add_argument("--kills", type=int, default=20, help="faults at random moments (20)")
     parser.add_argument("--kinds", default=",".join(KINDS), help="only these, with commas between them (all)")
     parser.add_argument("--quick", action="store_true", help="short faults and pauses")
@@ -101,7 +113,7 @@ def _options() -> tuple[Options, bool, bool]:
     )
     parser.add_argument("--dir", type=Path, help="keep everything there (a temporary folder, kept after a failure)")
     parser.add_argument("--json", action="store_true", help="the last line is a JSON object")
-    said = parser.parse_args()
+    said = parser.parse_args(arguments)
     kinds = [kind for kind in KINDS if kind in said.kinds.split(",") and (kind != "disk_full" or CAN_FILL)]
     if said.kills < 1 or said.rate <= 0 or said.outage < 0 or not kinds:
         parser.error(f"numbers must be above 0, and --kinds some of {','.join(KINDS)}")
@@ -141,4 +153,4 @@ def _summary(outcome: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(load.main(sys.argv[2:]) if sys.argv[1:2] == ["load"] else main())
+    sys.exit(main())

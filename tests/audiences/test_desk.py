@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -64,7 +65,7 @@ async def test_a_preview_has_size_words_and_browsers(warehouse: Warehouse) -> No
     ]
     found = await desk.preview(warehouse, await about(warehouse, rule, *seen))
     assert (found.size, found.visitors, found.reads_events, found.unpriced, found.full) == (1, 3, False, 0, 0)
-    assert found.size_in_words["en"] == "1 people with a known e-mail address and consent"
+    assert found.size_in_words["en"] == "1 person with a known e-mail address and consent"
     assert found.sentence["fr"].startswith("Les personnes qui ont commencé à payer")
     assert found.notes == {"en": [], "fr": []}
 
@@ -146,6 +147,7 @@ async def test_a_rule_about_browsers_is_counted_in_browsers(warehouse: Warehouse
 # --- why
 
 
+SEEN = datetime.fromtimestamp(NOW_S - 60, UTC).strftime("%Y-%m-%d %H:%M")
 WHY = Rule(
     all=(Did(events=("add_to_cart",), within_days=7), Did(events=("page_visit",), within_days=7, at_least=2)),
     any=(Orders(count_at_least=2), OnList(lists=(1,)), Engaged(within_days=7, on="pin", ids=("11",))),
@@ -179,7 +181,10 @@ async def test_each_condition_is_explained_by_what_decided_it(warehouse: Warehou
     ]
     told = desk.told(found, "en")
     assert told[0] == "In. Own devices: 2."
-    assert told[2] == "  yes: visited a page at least 2 times (whole days, UTC) in the last 7 days (must be; found: 2)"
+    assert told[2] == (
+        "  yes: visited a page at least 2 times in the last 7 whole days and today (UTC) (required; found: 2)"
+    )
+    assert told[4].endswith("are on list 1 (one of these is required)") and "(excluded; at " in told[6]
     assert desk.told(found, "fr")[0] == "Dans l'audience. Appareils personnels : 2."
 
 
@@ -187,7 +192,7 @@ async def test_each_condition_is_explained_by_what_decided_it(warehouse: Warehou
     ("more", "says"),
     [
         (Seen(1, CONSENT_WITHDRAWN, 60), "Said no to tracking."),
-        (Seen(1, "page_visit", 60, em="ann"), "Was active a moment ago."),
+        (Seen(1, "page_visit", 60, em="ann"), f"Last seen {SEEN} UTC; the rule asks for 30 minutes without activity."),
     ],
 )
 async def test_who_is_not_in_is_told_why(warehouse: Warehouse, more: Seen, says: str) -> None:
@@ -196,6 +201,42 @@ async def test_who_is_not_in_is_told_why(warehouse: Warehouse, more: Seen, says:
     found = await desk.explain(warehouse, asked, hashed("ann"))
     assert not found.is_in and all(each.holds is (each.group == "all") for each in found.reasons)
     assert desk.told(found, "en")[:2] == ["Not in. Own devices: 1.", f"  {says}"]
+
+
+async def test_where_money_is_asked_money_is_told(warehouse: Warehouse) -> None:
+    rule = Rule(all=(Orders(total_at_least=3000), Orders(count_at_least=2)))
+    seen = [
+        Seen(1, "checkout", 100, em="ann", order_id="o1", value=1200.5, currency="EUR"),
+        Seen(1, "checkout", 90, em="ann", order_id="o2", value=1212, currency=""),
+    ]
+    found = await desk.explain(warehouse, await about(warehouse, rule, *seen), hashed("ann"))
+    assert [(each.count, each.money) for each in found.reasons] == [(2, 2412.5), (2, None)]
+    assert desk.told(found, "en")[1:] == [
+        "  no:  spent at least 3,000 EUR altogether (required; found: 2,412.50 EUR in 2 orders)",
+        "  yes: ordered at least 2 times altogether (required; found: 2)",
+    ]
+    assert "(exigé ; trouvé : 2\u202f412,50 EUR en 2 commandes)" in desk.told(found, "fr")[1]
+
+
+async def test_a_preview_says_who_matches_and_is_not_in(warehouse: Warehouse) -> None:
+    rule = Rule(all=(Engaged(within_days=7),))
+    pinned = [Pinned(number, "save", DAY, pin=11, em=f"p{number}") for number in range(1, 4)]
+    world = World([Seen(4, CONSENT_WITHDRAWN, 60)], [*pinned, Pinned(4, "save", DAY, pin=11, em="joe")])
+    found = await desk.preview(warehouse, await about(warehouse, rule, world=world))
+    assert (found.size, found.undecided, found.declined) == (0, 3, 1)
+    assert found.notes["en"] == [
+        "3 more match, but never said yes to tracking.",
+        "1 more matches, but said no to tracking.",
+    ]
+
+
+async def test_a_preview_names_events_that_never_came(warehouse: Warehouse) -> None:
+    bought = Did(events=("checkout", "add_to_cart", "purchase"), within_days=7)
+    rule = Rule(all=(bought,), none=(Did(events=("lead",), within_days=7),))
+    seen = [Seen(1, "checkout", 100, em="ann"), Seen(2, "checkout", 100), Seen(2, "signup", 100)]
+    found = await desk.preview(warehouse, await about(warehouse, rule, *seen))
+    assert found.unseen == ["purchase", "lead"]
+    assert found.notes["en"] == ["No event “purchase” or “lead” was ever seen here. Seen were: checkout, signup."]
 
 
 async def test_explained_and_counted_are_the_same_people(warehouse: Warehouse) -> None:
@@ -362,3 +403,19 @@ def test_factors_are_worked_out_once_for_all() -> None:
         "JPY": "0.00800000",
     }
     assert set(Money(currency="EUR", rates={"USD": 1.0}).factors()) == {"", "EUR"}
+
+
+def test_a_rule_names_older_audiences_which_then_stay(store: Store) -> None:
+    site = store.add_site(Site(id=0, tag_id="shop", origins=("*",)), now_ms=1)
+    first, second = (
+        store.add_audience(site_id=site.id, name=name, rule=to_json(cart_abandoned()), now_ms=1) for name in "ab"
+    )
+    names_first, names_second = (Rule(all=(InAudience(audiences=(each.id,)),)) for each in (first, second))
+    desk.check_names(store, site.id, names_first, before=second.id)
+    for younger in (names_second, names_first):
+        with pytest.raises(Refused, match=f"older than {first.id}"):
+            desk.check_names(store, site.id, younger, before=first.id)
+    desk.check_unnamed(store, first)
+    store.set_audience(second.id, rule=to_json(names_first))
+    with pytest.raises(Refused, match="audience 2, b, names it"):
+        desk.check_unnamed(store, first)

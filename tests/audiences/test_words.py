@@ -44,8 +44,13 @@ CASES: list[tuple[Condition, str, str]] = [
     ),
     (
         Did(events=("played",), within_days=1, at_least=3),
-        "did “played” at least 3 times (whole days, UTC) in the last 24 hours",
-        "ont fait « played » au moins 3 fois (jours entiers, UTC) ces dernières 24 heures",
+        "did “played” at least 3 times since yesterday 00:00 UTC",
+        "ont fait « played » au moins 3 fois depuis hier 00:00 UTC",
+    ),
+    (
+        Did(events=("search",), within_days=7, at_least=2),
+        "searched at least 2 times in the last 7 whole days and today (UTC)",
+        "ont fait une recherche au moins 2 fois ces 7 derniers jours entiers et aujourd'hui (UTC)",
     ),
     (
         Did(events=("view_content", "page_visit", "view_category"), within_days=30),
@@ -70,6 +75,16 @@ CASES: list[tuple[Condition, str, str]] = [
         "ont enregistré ou aimé une épingle du tableau 21 ou 22 ces 7 derniers jours",
     ),
     (
+        Engaged(within_days=7, actions=("click", "save", "comment"), on="pin", ids=("123",)),
+        "clicked or saved or commented on the Pin 123 in the last 7 days",
+        "ont enregistré ou commenté l'épingle 123 ou cliqué dessus ces 7 derniers jours",
+    ),
+    (
+        Engaged(within_days=7, actions=("click",)),
+        "clicked a Pin in the last 7 days",
+        "ont cliqué sur une épingle ces 7 derniers jours",
+    ),
+    (
         Engaged(within_days=7, on="campaign"),
         "engaged with a Pin of some campaign in the last 7 days",
         "ont interagi avec une épingle d'une campagne ces 7 derniers jours",
@@ -87,6 +102,22 @@ CASES: list[tuple[Condition, str, str]] = [
         "ordered in the last 90 days",
         "ont commandé ces 90 derniers jours",
     ),
+    (Orders(count_at_most=0), "never ordered", "n'ont jamais commandé"),
+    (
+        Orders(count_at_most=0, within_days=30),
+        "ordered nothing in the last 30 days",
+        "n'ont rien commandé ces 30 derniers jours",
+    ),
+    (
+        Orders(count_at_most=1, count_at_least=1),
+        "ordered at least once and ordered at most once altogether",
+        "ont commandé au moins une fois et ont commandé au plus une fois en tout",
+    ),
+    (
+        Orders(total_at_least=1_000_000.5),
+        "spent at least 1,000,000.50 EUR altogether",
+        "ont dépensé au moins 1\u202f000\u202f000,50 EUR en tout",
+    ),
     (
         Orders(
             count_at_least=2,
@@ -96,11 +127,11 @@ CASES: list[tuple[Condition, str, str]] = [
             average_at_least=5.25,
             average_below=200,
         ),
-        "ordered at least 2 times and ordered at most 5 times and spent at least 10 EUR and spent less than 1000 EUR "
+        "ordered at least 2 times and ordered at most 5 times and spent at least 10 EUR and spent less than 1,000 EUR "
         "and spent at least 5.25 EUR an order and spent less than 200 EUR an order altogether",
-        "ont commandé au moins 2 fois et ont commandé au plus 5 fois et ont dépensé au moins 10 EUR et ont dépensé "
-        "moins de 1000 EUR et ont dépensé au moins 5,25 EUR par commande et ont dépensé moins de 200 EUR par commande "
-        "en tout",
+        "ont commandé au moins 2 fois et ont commandé au plus 5 fois et ont dépensé au moins 10 EUR et "
+        "ont dépensé moins de 1\u202f000 EUR et ont dépensé au moins 5,25 EUR par commande et "
+        "ont dépensé moins de 200 EUR par commande en tout",
     ),
     (
         Bought(products=("p",), categories=("c", "d")),
@@ -144,16 +175,50 @@ def test_a_rule_in_words() -> None:
     )
 
 
-def test_browsers_are_not_called_people() -> None:
-    rule = Rule(any=(LastSeen(within_days=7),), level="visitor")
-    assert words.sentence(rule, "en") == "Browsers of people who were here in the last 7 days."
+def test_a_rule_about_browsers_asks_each_by_itself() -> None:
+    rule = Rule(any=(LastSeen(within_days=7),), none=(Arrived(within_days=7),), level="visitor")
+    assert words.sentence(rule, "en") == (
+        "Browsers in which people were here in the last 7 days, except those in which they came from a Pin in the last "
+        "7 days."
+    )
+    assert words.sentence(rule, "fr") == (
+        "Les navigateurs dans lesquels des personnes sont venues ces 7 derniers jours, sauf ceux dans lesquels elles "
+        "sont venues d'une épingle ces 7 derniers jours."
+    )
     assert words.size(3, rule, "fr") == "3 navigateurs dont l'accord a été donné"
+
+
+@pytest.mark.parametrize(
+    ("count", "en", "fr"),
+    [
+        (0, "0 people with", "0 personne dont"),
+        (1, "1 person with", "1 personne dont"),
+        (2, "2 people with", "2 personnes dont"),
+        (12345, "12,345 people with", "12\u202f345 personnes dont"),
+    ],
+)
+def test_one_is_not_several(count: int, en: str, fr: str) -> None:
+    rule = Rule(all=(LastSeen(within_days=7),), quiet_for_min=1)
+    assert words.size(count, rule, "en").startswith(en) and words.size(count, rule, "fr").startswith(fr)
+    assert words.sentence(rule, "en").endswith("once quiet for 1 minute.")
+    assert words.sentence(rule, "fr").endswith("après 1 minute sans activité.")
+
+
+def test_lists_and_audiences_have_names() -> None:
+    names: words.Names = {"list": {1: "VIP"}, "audience": {3: "Buyers"}}
+    assert words.clause(OnList(lists=(1, 2)), "en", "", names) == "are on list “VIP” or 2"
+    assert words.clause(InAudience(audiences=(3,)), "fr", "", names) == "sont dans l'audience « Buyers »"
 
 
 def test_notes_say_what_is_dear_and_what_is_left_out() -> None:
     raw = Rule(all=(Did(events=("checkout",), within_days=7, where=Where(brands=("b",))),))
-    assert [len(words.notes(raw, language, unpriced=2, full=1)) for language in LANGUAGES] == [3, 3]
-    assert words.notes(Rule(all=(LastSeen(within_days=7),)), "en") == []
+    assert [len(words.notes(raw, language, {"unpriced": 2, "full": 1, "n": 9})) for language in LANGUAGES] == [3, 3]
+    plain = Rule(all=(LastSeen(within_days=7),))
+    assert words.notes(plain, "en", {"n": 9, "undecided": 0}) == []
+    assert words.notes(plain, "en", {"undecided": 200, "declined": 1}) == [
+        "200 more match, but never said yes to tracking.",
+        "1 more matches, but said no to tracking.",
+    ]
 
 
 @pytest.mark.parametrize("table", [words.EVENTS, words.ACTIONS, words.OBJECTS, words._SOME, words._T])

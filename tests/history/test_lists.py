@@ -229,6 +229,18 @@ async def test_what_the_api_refuses(desk: Desk, ask: Callable[..., Any]) -> None
         assert (found.status_code, found.json()["reason"]) == (status, reason), (method, path)
 
 
+async def test_what_is_not_there_is_told_as_everything_else(ask: Callable[..., Any]) -> None:
+    for method, path, status, reason, allow in (
+        ("PUT", "/v1/lists", 405, "method_not_allowed", {"GET", "HEAD", "POST"}),
+        ("GET", "/v1/lists/1", 405, "method_not_allowed", {"DELETE"}),
+        ("GET", "/v1/nothing", 404, "not_found", set()),
+    ):
+        found = await ask(method, path)
+        assert found.status_code == status
+        assert found.json().keys() == {"reason", "field", "hint"} and found.json()["reason"] == reason
+        assert set(filter(None, found.headers.get("allow", "").split(", "))) == allow
+
+
 async def test_the_api_wants_a_key_that_may_import(desk: Desk, ask: Callable[..., Any]) -> None:
     weak = desk.store.create_key(site_id=None, label="", now_ms=1)
     for headers in ({"authorization": ""}, {"authorization": "Bearer guess"}, {"authorization": f"Bearer {weak}"}):

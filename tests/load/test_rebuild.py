@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -84,7 +85,8 @@ async def test_what_a_wrong_view_has_left_is_gone_afterwards(world: World) -> No
         "INSERT INTO visitor_profile (site_id, visitor_id, last_seen) SELECT 1, 999, toDateTime('2030-01-01')"
     )
     await rebuilt(world, "visitor_profile")
-    told = await by_command(world, "identity")
+    told, progress = await by_command(world, "identity")
+    assert re.match(r"identity, round 1: 100% of [\d,]+ rows, at \w+ of \d{4}-\d\d-\d\d$", progress[-1])
     assert (told["view"], told["rows"], told["version"]) == ("identity", len(sent) - BAD, 5)
     assert await world.at_rest() == expected(sent)
 
@@ -104,13 +106,13 @@ async def test_what_only_deleted_events_told_is_not_forgotten_unasked(world: Wor
             )
         with pytest.raises(Refused, match=f"^1 rows of {name} .*--forget-older"):
             await rebuilt(world, name)
-    told = await by_command(world, "cancelled_order", "--forget-older")
+    told, _ = await by_command(world, "cancelled_order", "--forget-older")
     assert told["view"] == "cancelled_order"
     assert [await rollup.outlived(world.warehouse, name) for name in keys] == [1, 0, 1, 1]
 
 
-async def by_command(world: World, name: str, *more: str) -> dict[str, Any]:
-    """What `pinstream warehouse rebuild` says at the end."""
+async def by_command(world: World, name: str, *more: str) -> tuple[dict[str, Any], list[str]]:
+    """What `pinstream warehouse rebuild` says at the end, and on its way."""
     done = await asyncio.to_thread(
         subprocess.run,
         [sys.executable, "-m", "pinstream", "warehouse", "rebuild", "--view", name, "--json", *more],
@@ -121,7 +123,7 @@ async def by_command(world: World, name: str, *more: str) -> dict[str, Any]:
     )
     assert done.returncode == 0, done.stderr
     told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return told
+    return told, done.stderr.splitlines()
 
 
 @pytest.mark.slow

@@ -51,7 +51,8 @@ def test_the_command_and_its_words() -> None:
     assert asked.events == 1_000_000 and asked.visitors is None
     with pytest.raises(SystemExit):
         program.parser().parse_args(["segments", "--visitors", "3999"])
-    assert [segments._verdict(share, 0.2, 0.25) for share in (0.2, 0.25, 0.26)] == [
+    assert segments._verdict(9_999_999, 0.2, 0.2, 0.25) == "no goal below 10,000,000 events"
+    assert [segments._verdict(10_000_000, share, 0.2, 0.25) for share in (0.2, 0.25, 0.26)] == [
         "goal met",
         "stop line held",
         "missed",

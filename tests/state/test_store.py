@@ -180,12 +180,18 @@ def test_an_audience_reads_back_and_changes(store: Store) -> None:
     assert store.audiences() == [changed] == store.audiences(site_id=changed.site_id)
     assert store.audiences(site_id=changed.site_id + 1) == []
     assert store.set_audience(number) == changed
+    assert store.set_audience(number, name=" Carts ").name == "Carts"
 
 
 def test_a_name_is_taken_once_in_a_site(store: Store) -> None:
     an_audience(store)
     with pytest.raises(Refused, match="already"):
         an_audience(store)
+    second = an_audience(store, "Second")
+    with pytest.raises(Refused, match="has an audience Cart abandoned already"):
+        store.set_audience(second, name="Cart abandoned")
+    with pytest.raises(Refused, match="There is no site 99"):
+        store.add_audience(site_id=99, name="Cart abandoned", rule="{}", now_ms=NOW)
     other = a_site(store, "t2")
     assert store.add_audience(site_id=other.id, name="Cart abandoned", rule="{}", now_ms=NOW).site_id == other.id
 

@@ -174,30 +174,36 @@ def answers(asked: Sequence[Rule], *, level: Level, site_id: int, now_ms: int, m
 
 
 def preview(rule: Rule, *, level: Level, site_id: int, now_ms: int, money: Money = NO_RATES) -> Query:
-    """One row: `n`, how many are in; of them `unpriced`, orders that are no money, and `full`, who has a full set.
+    """One row: `n`, how many are in; of them `unpriced`, orders that are no money, and `full`, who has a full set;
+    and beside them of whom the rule is true and who are `undecided` about consent, or `declined`.
 
     An order is no money if its currency has no rate. A full set of bought products or categories may lack some, so that
     about these people the answer may be wrong.
     """
     text = _Text(level, now_ms, money)
-    columns = f"countIf({text.rule(rule)} AS is_in) AS n"
+    holds = text.rule(rule)
+    columns = f"countIf(word = 1 AND {holds} AS is_in) AS n"
+    columns += f", countIf(word = 0 AND {holds}) AS undecided, countIf(word = 2 AND {holds}) AS declined"
     columns += f", sumIf({' + '.join(text.unpriced) or '0'}, is_in) AS unpriced"
     columns += f", countIf(is_in AND {text.full_set}) AS full"
-    return text.select(columns, site_id, where=[_IN])
+    return text.select(columns, site_id, where=["NOT gone"])
 
 
 def explain(rule: Rule, *, em: str, site_id: int, now_ms: int, money: Money = NO_RATES) -> Query:
     """At most one row about the person of e-mail hash `em`, hex; none: nobody here has it, or more than its share do.
 
-    `consent` (0 unknown, 1 yes, 2 no), `erased`, `devices` (shared ones left out), `quiet`, and for the condition at
-    each place `all_0`, `none_1` and so on: whether it holds, and as `all_0_seen` what it was decided by (see `_Part`).
+    `consent` (0 unknown, 1 yes, 2 no), `erased`, `devices` (shared ones left out), `quiet`, `last_seen`, and for the
+    condition at each place `all_0`, `none_1` and so on: whether it holds, as `all_0_seen` what it was decided by (see
+    `_Part`), and where it asks for money, `all_0_money`.
     """
     text = _Text("person", now_ms, money)
     columns = ["word AS consent", "gone AS erased", "devices"]
     for group, number, each in rule.conditions():
         part = text.condition(each)
         columns += [f"{part.holds} AS {group}_{number}", f"{part.seen} AS {group}_{number}_seen"]
+        columns += [f"{part.money} AS {group}_{number}_money"] if part.money else []
     columns.append(f"{text.quiet(rule.quiet_for_min) if rule.quiet_for_min else '1'} AS quiet")
+    columns.append(f"{text.last_seen} AS last_seen")
     text.params["em"] = em
     return text.select(", ".join(columns), site_id, where=[], one_person=True)
 
@@ -224,6 +230,8 @@ class _Part(Struct, frozen=True):
     holds: str
     seen: str = "0"
     """What it was decided by: the second of the latest time, or a number; 0 = nothing was found."""
+    money: str = ""
+    """What it adds up, where it asks for money."""
 
 
 class _Text:
@@ -239,6 +247,7 @@ class _Text:
         self._facts: dict[tuple[str, str], str] = {}
         self._lookups: dict[str, str] = {}
         self._figures: dict[str, str] = {}
+        self._totals: dict[str, str] = {}
         self._parts: dict[type[Condition], Callable[[Any], _Part]] = {
             Did: self._did,
             Engaged: self._engaged,
@@ -271,7 +280,16 @@ class _Text:
 
     def quiet(self, minutes: int) -> str:
         """Whether nothing was seen for so long."""
-        return f"({self._fact('last_seen', 'max')} < {self._since(f'since_{minutes}min', minutes * 60)})"
+        return f"({self._last_seen} < {self._since(f'since_{minutes}min', minutes * 60)})"
+
+    @property
+    def last_seen(self) -> str:
+        """The second of the latest event."""
+        return f"toUInt32({self._last_seen})"
+
+    @property
+    def _last_seen(self) -> str:
+        return self._fact("last_seen", "max")
 
     @property
     def full_set(self) -> str:
@@ -482,15 +500,18 @@ class _Text:
         kept = self._figure(f"arrayFilter(each -> each.1 NOT IN ({_CANCELLED}){window}, {placed})")
         bounds = self._between(f"length({kept})", condition.count_at_least, condition.count_at_most, count=True)
         money = (condition.total_at_least, condition.total_below, condition.average_at_least, condition.average_below)
+        total = ""
         if any(bound is not None for bound in money):
             bounds += self._money(kept, condition)
-        return _Part(f"({' AND '.join(bounds)})", f"toUInt32(length({kept}))")
+            total = self._totals[kept]
+        return _Part(f"({' AND '.join(bounds)})", f"toUInt32(length({kept}))", total)
 
     def _money(self, kept: str, condition: Orders) -> list[str]:
         codes, factors = self._factors()
         total = self._figure(f"arraySum(each -> toDecimal128(each.2, 4) * {factors}[indexOf({codes}, each.3)], {kept})")
         priced = self._figure(f"arrayCount(each -> has({codes}, each.3), {kept})")
         self.unpriced.append(f"length({kept}) - {priced}")
+        self._totals[kept] = total
         bounds = self._between(total, condition.total_at_least, condition.total_below)
         average = (condition.average_at_least, condition.average_below)
         if average != (None, None):

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from msgspec import Struct
 
@@ -37,6 +38,10 @@ from pinstream.warehouse.client import Warehouse
 
 LANGUAGES: tuple[Language, ...] = ("en", "fr")
 VISITOR_BYTES = 8
+MAX_EVENT_NAMES = 10_000
+"""Of a site, looked through for those that a rule asks for."""
+NAMED_EVENTS = 20
+"""So many are told, the most frequent first."""
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -47,6 +52,8 @@ class Subject(Struct, frozen=True):
     rule: Rule
     money: Money
     now_ms: int
+    names: words.Names = words.NO_NAMES
+    """What the site's lists and audiences are called."""
 
     def answers(self) -> Query:
         """Everybody who is in: `em` of a rule about people, `visitor_id` of one about visitors."""
@@ -64,6 +71,12 @@ class Preview(Struct, frozen=True, kw_only=True):
     visitors: int
     """Browsers of which the rule is true on their own, known by e-mail or not."""
     reads_events: bool
+    undecided: int
+    """Who match, and never said yes or no to tracking."""
+    declined: int
+    """Who match, and said no."""
+    unseen: list[str]
+    """Events that the rule asks for and that never came: of a condition whose others came, those of own making."""
     unpriced: int
     """Orders of those who are in whose currency has no rate."""
     full: int
@@ -83,6 +96,8 @@ class Reason(Struct, frozen=True, kw_only=True):
     """When it was last true, seconds since 1970; 0 = never, or a matter without a time."""
     count: int | None = None
     """How often, where the condition counts."""
+    money: float | None = None
+    """What the orders counted come to in the site's currency, where the condition asks for money."""
 
 
 class Explanation(Struct, frozen=True, kw_only=True):
@@ -98,6 +113,12 @@ class Explanation(Struct, frozen=True, kw_only=True):
     """Without those that are shared."""
     quiet: bool = True
     """Nothing was seen for as long as the rule asks."""
+    quiet_for_min: int = 0
+    """So long."""
+    last_seen_s: int = 0
+    """Seconds since 1970; 0 = never."""
+    currency: str = ""
+    """The site's, of the reasons' money."""
     reasons: list[Reason] = []
 
 
@@ -134,27 +155,55 @@ def rule_of_file(path: Path) -> Rule:
     return rule.from_toml(text) if path.suffix == ".toml" else rule.from_json(text)
 
 
-def check_names(store: Store, site_id: int, asked: Rule) -> None:
+def check_names(store: Store, site_id: int, asked: Rule, *, before: int | None = None) -> None:
     """Raise Refused if `asked` names a list or an audience that its site does not have.
 
-    To be done before it is stored: as an audience can only name those before it, none asks for itself, by whatever way.
+    To be done before it is stored, of a new rule for the audience numbered `before` too: as an audience can only name
+    those before it, none asks for itself, by whatever way.
     """
     lists = {each.id for each in store.lists(site_id=site_id)}
-    others = {each.id for each in store.audiences(site_id=site_id)}
+    others = {each.id for each in store.audiences(site_id=site_id) if before is None or each.id < before}
     for group, number, each in asked.conditions():
         path = f"$.{group}[{number}]"
         if isinstance(each, OnList) and (missing := set(each.lists) - lists):
             raise Refused("bad_value", f"The site has no list {min(missing)}. See `pinstream lists list`.", field=path)
         if isinstance(each, InAudience) and (missing := set(each.audiences) - others):
-            detail = f"The site has no audience {min(missing)}. See `pinstream audiences list`."
+            which = "audience" if before is None else f"audience older than {before} with the number"
+            detail = f"The site has no {which} {min(missing)}. See `pinstream audiences list`."
             raise Refused("bad_value", detail, field=path)
+
+
+def check_unnamed(store: Store, audience: Audience) -> None:
+    """Raise Refused if the rule of another audience names this one."""
+    for other in store.audiences(site_id=audience.site_id):
+        for _, _, each in rule.from_json(other.rule).conditions():
+            if isinstance(each, InAudience) and audience.id in each.audiences:
+                raise Refused(
+                    "bad_value", f"The rule of audience {other.id}, {other.name}, names it. Change that first."
+                )
 
 
 async def subject(store: Store, audience_id: int, rates: Mapping[str, float], *, now_ms: int) -> Subject:
     """The audience to ask about. Raises Refused if there is none, or its rule is not valid."""
     audience = await asyncio.to_thread(store.audience, audience_id)
     currency = await asyncio.to_thread(store.currency, audience.site_id)
-    return Subject(audience, rule.from_json(audience.rule), Money(currency=currency, rates=rates), now_ms)
+    names = await _names(store, audience.site_id)
+    return Subject(audience, rule.from_json(audience.rule), Money(currency=currency, rates=rates), now_ms, names)
+
+
+async def draft(
+    store: Store, tag_id: str, name: str, wanted: Rule, rates: Mapping[str, float], *, now_ms: int
+) -> Subject:
+    """An audience that is not saved, to ask about: its number is 0. Raises Refused if there is no such site."""
+    site = await asyncio.to_thread(store.site, tag_id)
+    made = Audience(id=0, site_id=site.id, name=name, rule=rule.to_json(wanted), enabled=False, created_ms=now_ms)
+    return Subject(made, wanted, Money(currency=site.currency, rates=rates), now_ms, await _names(store, site.id))
+
+
+async def _names(store: Store, site_id: int) -> words.Names:
+    lists = await asyncio.to_thread(store.lists, site_id=site_id)
+    audiences = await asyncio.to_thread(store.audiences, site_id=site_id)
+    return {"list": {each.id: each.name for each in lists}, "audience": {each.id: each.name for each in audiences}}
 
 
 async def preview(warehouse: Warehouse, asked: Subject) -> Preview:
@@ -162,22 +211,50 @@ async def preview(warehouse: Warehouse, asked: Subject) -> Preview:
     level = asked.rule.level
     own = await _preview(warehouse, asked, level)
     visitors = own["n"] if level == "visitor" else (await _preview(warehouse, asked, "visitor"))["n"]
-    currency = asked.money.currency
+    missing, seen = await _unseen(warehouse, asked)
+    said = {language: words.notes(asked.rule, language, own) for language in LANGUAGES}
+    if missing:
+        said = {language: [words.unseen(missing, seen, language), *notes] for language, notes in said.items()}
     return Preview(
         id=asked.audience.id,
         name=asked.audience.name,
         size=own["n"],
         visitors=visitors,
         reads_events=any(rule.reads_events(each) for _, _, each in asked.rule.conditions()),
+        undecided=own["undecided"],
+        declined=own["declined"],
+        unseen=missing,
         unpriced=own["unpriced"],
         full=own["full"],
         size_in_words={language: words.size(own["n"], asked.rule, language) for language in LANGUAGES},
-        sentence={language: words.sentence(asked.rule, language, currency) for language in LANGUAGES},
-        notes={
-            language: words.notes(asked.rule, language, unpriced=own["unpriced"], full=own["full"])
-            for language in LANGUAGES
+        sentence={
+            language: words.sentence(asked.rule, language, asked.money.currency, asked.names) for language in LANGUAGES
         },
+        notes=said,
     )
+
+
+async def _unseen(warehouse: Warehouse, asked: Subject) -> tuple[list[str], list[str]]:
+    """The events that the rule asks for and that never came, and the names of those that did.
+
+    A usual event is none of them where another in its place came: many shops send one of two.
+    """
+    asks = [each.events for _, _, each in asked.rule.conditions() if isinstance(each, Did)]
+    if not asks:
+        return [], []
+    sql = (
+        "SELECT event_name FROM visitor_day WHERE site_id = {site:UInt32} "
+        "GROUP BY event_name ORDER BY count() DESC LIMIT {most:UInt32}"
+    )
+    rows = await warehouse.select(sql, {"site": asked.audience.site_id, "most": MAX_EVENT_NAMES})
+    seen = [str(row["event_name"]) for row in rows]
+    missing = dict.fromkeys(
+        event
+        for events in asks
+        for event in events
+        if event not in seen and (event not in words.EVENTS or not set(seen).intersection(events))
+    )
+    return list(missing), seen[:NAMED_EVENTS]
 
 
 async def explain(warehouse: Warehouse, asked: Subject, em: str) -> Explanation:
@@ -192,10 +269,7 @@ async def explain(warehouse: Warehouse, asked: Subject, em: str) -> Explanation:
     if not rows:
         return Explanation(em=em, known=False, is_in=False)
     [row] = rows
-    reasons = [
-        _reason(group, each, bool(row[f"{group}_{number}"]), int(row[f"{group}_{number}_seen"]), asked.money.currency)
-        for group, number, each in asked.rule.conditions()
-    ]
+    reasons = [_reason(asked, row, group, number, each) for group, number, each in asked.rule.conditions()]
     words_of_consent: tuple[rule.Word, ...] = ("unknown", "yes", "no")
     some = [reason.holds for reason in reasons if reason.group == "any"]
     true = all(reason.holds is (reason.group == "all") for reason in reasons if reason.group != "any")
@@ -207,6 +281,9 @@ async def explain(warehouse: Warehouse, asked: Subject, em: str) -> Explanation:
         erased=bool(row["erased"]),
         devices=row["devices"],
         quiet=bool(row["quiet"]),
+        quiet_for_min=asked.rule.quiet_for_min,
+        last_seen_s=int(row["last_seen"]),
+        currency=asked.money.currency,
         reasons=reasons,
     )
 
@@ -243,7 +320,7 @@ async def dry_run(warehouse: Warehouse, asked: Subject) -> DryRun:
 
 def told(found: Explanation, language: Language) -> list[str]:
     """An explanation in lines for a person."""
-    say = words.speaker(language)
+    say = words.Speaker(language, found.currency)
     if not found.known:
         return [say("nobody")]
     lines = [say("is_in" if found.is_in else "is_out", found.devices)]
@@ -252,19 +329,24 @@ def told(found: Explanation, language: Language) -> list[str]:
     if found.consent != "yes":
         lines.append(say(f"no_consent_{found.consent}"))
     if not found.quiet:
-        lines.append(say("not_quiet"))
-    return lines + [_line(reason, language) for reason in found.reasons]
+        lines.append(say("not_quiet", _minute(found.last_seen_s), say("minutes", found.quiet_for_min)))
+    return lines + [_line(reason, language, say) for reason in found.reasons]
 
 
-def _line(reason: Reason, language: Language) -> str:
-    say = words.speaker(language)
+def _line(reason: Reason, language: Language, say: words.Speaker) -> str:
     by = ""
-    if reason.count is not None:
+    if reason.money is not None:
+        by = say("counted", say("money_in", say.money(reason.money), say("orders", reason.count or 0)))
+    elif reason.count is not None:
         by = say("counted", reason.count)
     elif reason.seen_s:
-        by = say("last_time", datetime.fromtimestamp(reason.seen_s, UTC).strftime("%Y-%m-%d %H:%M"))
+        by = say("last_time", _minute(reason.seen_s))
     wanted = say({"all": "must", "any": "may", "none": "must_not"}[reason.group])
     return f"  {say('true' if reason.holds else 'false')} {reason.clause[language]} ({wanted}{by})"
+
+
+def _minute(time_s: int) -> str:
+    return datetime.fromtimestamp(time_s, UTC).strftime("%Y-%m-%d %H:%M")
 
 
 def _fields(counts: Counts) -> dict[str, int]:
@@ -278,15 +360,19 @@ async def _preview(warehouse: Warehouse, asked: Subject, level: Level) -> dict[s
     return {name: int(value) for name, value in row.items()}
 
 
-def _reason(group: Group, condition: Condition, holds: bool, seen: int, currency: str) -> Reason:
-    clause = {language: words.clause(condition, language, currency) for language in LANGUAGES}
+def _reason(asked: Subject, row: Mapping[str, Any], group: Group, number: int, condition: Condition) -> Reason:
+    place = f"{group}_{number}"
+    seen = int(row[f"{place}_seen"])
     counts = isinstance(condition, Orders) or (isinstance(condition, Did) and condition.at_least > 1)
     timed = isinstance(condition, Arrived | FirstSeen | LastSeen | Did | Engaged) and not counts
     never = 4_294_967_295  # of a first time that has not come
     return Reason(
         group=group,
-        holds=holds,
-        clause=clause,
+        holds=bool(row[place]),
+        clause={
+            language: words.clause(condition, language, asked.money.currency, asked.names) for language in LANGUAGES
+        },
         seen_s=seen if timed and 1 < seen < never else 0,
         count=seen if counts else None,
+        money=float(row[f"{place}_money"]) if f"{place}_money" in row else None,
     )

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -29,6 +30,7 @@ from pinstream.state.store import MAX_NAME, MemberList, Store
 logger = logging.getLogger(__name__)
 
 BODY_S: Final = 30.0
+METHOD_NOT_ALLOWED: Final = 405
 MAX_NAMED: Final = 100  # refused identifiers that an answer names; it counts all
 
 Clock = Callable[[], int]
@@ -43,14 +45,18 @@ class Api:
         self._lists = lists
         self._clock = clock
 
-    async def all(self, request: Request) -> Response:
+    async def lists(self, request: Request) -> Response:
+        """/v1/lists"""
+        return await (self._make if request.method == "POST" else self._all)(request)
+
+    async def _all(self, request: Request) -> Response:
         """GET /v1/lists?site="""
         key = await self._key(request)
         site = await self._site(key, request.query_params.get("site"))
         found = await self._lists.all(site.id)
         return JSONResponse({"lists": [{"id": each.id, "name": each.name, "members": each.members} for each in found]})
 
-    async def make(self, request: Request) -> Response:
+    async def _make(self, request: Request) -> Response:
         """POST /v1/lists"""
         key = await self._key(request)
         sent = await _body(request)
@@ -133,12 +139,12 @@ def build(store: Store, lists: Lists, clock: Clock) -> Starlette:
     api = Api(store, lists, clock)
     return Starlette(
         routes=[
-            Route("/v1/lists", _answering(api.all), methods=["GET"]),
-            Route("/v1/lists", _answering(api.make), methods=["POST"]),
+            Route("/v1/lists", _answering(api.lists), methods=["GET", "POST"]),
             Route("/v1/lists/{id:int}/members", _answering(api.change), methods=["POST"]),
             Route("/v1/lists/{id:int}", _answering(api.drop), methods=["DELETE"]),
             Route("/healthz", healthz, methods=["GET"]),
         ],
+        exception_handlers={HTTPException: _unrouted},  # type: ignore[dict-item]  # narrower than Exception
     )
 
 
@@ -158,6 +164,13 @@ def _answering(run: Callable[[Request], Awaitable[Response]]) -> Callable[[Reque
             return _refusal("warehouse")
 
     return route
+
+
+async def _unrouted(request: Request, exc: HTTPException) -> Response:
+    """A path or a method that is not there."""
+    answer = _refusal("method_not_allowed" if exc.status_code == METHOD_NOT_ALLOWED else "not_found")
+    answer.headers.update(exc.headers or {})
+    return answer
 
 
 def _refusal(reason: str, hint: str = "", field: str = "") -> Response:

@@ -157,15 +157,19 @@ class _Rebuild:
         return [f"{topic}/{number}" for topic, number in sorted(found.keys() - set(taken_up))]
 
     async def _fill(self, first: int, end: int) -> None:
+        pieces = [piece async for piece in rollup.slices(self._warehouse, self._name, first, end)]
+        total, rows = sum(piece.rows for piece in pieces), 0
         said = time.monotonic()
-        async for piece in rollup.slices(self._warehouse, self._name, first, end):
+        for piece in pieces:
             await self._still_ours()
             await self._insert(piece)
-            self._done.rows += piece.rows
-            self._done.slices += 1
-            if time.monotonic() - said > 1:
+            rows += piece.rows
+            if time.monotonic() - said > 1 or piece is pieces[-1]:
                 said = time.monotonic()
-                self._say(f"{self._name}: {piece.view.source} of {piece.day}, {self._done.rows:,} rows so far")
+                at = f"{piece.view.source} of {piece.day}"
+                self._say(f"{self._name}, round {self._done.rounds + 1}: {rows / total:.0%} of {total:,} rows, at {at}")
+        self._done.rows += rows
+        self._done.slices += len(pieces)
 
     async def _insert(self, piece: rollup.Slice) -> None:
         for number in range(1, TRIES + 1):

@@ -143,7 +143,7 @@ class _Sync:
             held = await self._held(target, counts, withdrawn, link)
             await self._ledger.note(run_id, counts, held)
             await self._plan_chunks(target, withdrawn if held or not audience.enabled else None)
-        notes = [words.speaker("en")("full", full)] if full else []
+        notes = [words.Speaker("en")("full", full)] if full else []
         if held:
             notes.insert(0, plan.guard(self._parts.config).sentence(counts.members, held, audience.id))
             logger.warning("connection %d: %s", self._ledger.connection_id, notes[0])

@@ -255,7 +255,8 @@ class Store:
         if len(rule.encode()) > MAX_RULE_BYTES:
             raise Refused("too_long", f"The rule is longer than {MAX_RULE_BYTES} bytes.", field="rule")
         values = {"site_id": site_id, "name": name, "rule": rule, "enabled": True, "created_ms": now_ms}
-        number = self._add(AUDIENCE, values, f"Site {site_id} does not exist, or has an audience {name} already.")
+        self.currency(site_id)  # or there is no such site
+        number = self._add(AUDIENCE, values, _taken(name))
         return msgspec.convert(values | {"id": number}, Audience)
 
     def audiences(self, *, site_id: int | None = None) -> list[Audience]:
@@ -269,14 +270,24 @@ class Store:
         missing = f"There is no audience {audience_id}. `pinstream audiences list` shows them."
         return self._one(AUDIENCE, AUDIENCE.c.id == audience_id, Audience, missing)
 
-    def set_audience(self, audience_id: int, *, rule: str | None = None, enabled: bool | None = None) -> Audience:
-        """Change an audience's rule or switch it; what is None stays. A disabled audience is not synced."""
+    def set_audience(
+        self, audience_id: int, *, name: str | None = None, rule: str | None = None, enabled: bool | None = None
+    ) -> Audience:
+        """Change an audience; what is None stays. Of a disabled one, a sync only removes who withdrew.
+
+        Raises Refused if there is none, or the name is taken.
+        """
         if rule is not None and len(rule.encode()) > MAX_RULE_BYTES:
             raise Refused("too_long", f"The rule is longer than {MAX_RULE_BYTES} bytes.", field="rule")
-        changes = {name: value for name, value in (("rule", rule), ("enabled", enabled)) if value is not None}
+        name = None if name is None else _checked_name(name)
+        wanted = {"name": name, "rule": rule, "enabled": enabled}
+        changes = {column: value for column, value in wanted.items() if value is not None}
         if changes:
-            with database.writing(self.engine) as connection:
-                connection.execute(update(AUDIENCE).where(AUDIENCE.c.id == audience_id).values(**changes))
+            try:
+                with database.writing(self.engine) as connection:
+                    connection.execute(update(AUDIENCE).where(AUDIENCE.c.id == audience_id).values(**changes))
+            except IntegrityError as exc:
+                raise Refused("bad_value", _taken(name), field="name") from exc
         return self.audience(audience_id)
 
     def remove_audience(self, audience_id: int) -> None:
@@ -287,15 +298,16 @@ class Store:
                 connection.execute(delete(AUDIENCE).where(AUDIENCE.c.id == audience_id))
         except IntegrityError as exc:
             raise Refused(
-                "bad_value", f"Audience {audience_id} is connected to Pinterest. Disable it instead."
+                "bad_value",
+                f"Audience {audience_id} is connected to Pinterest. `pinstream audiences set {audience_id} --disable` "
+                "stops it; delete its list at Pinterest.",
             ) from exc
 
     # --- connections ---------------------------------------------------------------------------------
 
     def connect(self, *, audience_id: int, ad_account_id: str, now_ms: int) -> Link:
         """Connect an audience to an ad account, one to one. Raises Refused if it is connected already."""
-        if not _AD_ACCOUNT.fullmatch(ad_account_id):
-            raise Refused("bad_value", "An ad account id is up to 18 digits.", field="ad_account_id")
+        check_ad_account(ad_account_id)
         audience = self.audience(audience_id)
         site = self._one(SITE, SITE.c.id == audience.site_id, Site, "The audience's site is gone.")
         install = hashlib.sha256(self.secret("install")).hexdigest()[:8]
@@ -468,6 +480,16 @@ def check_site(site: Site) -> None:
         raise Refused("bad_value", "A currency is three capital letters, such as EUR.", field="currency")
     if not re.fullmatch(r"(?:[A-Z]{2})?", site.phone_region):
         raise Refused("bad_value", "A phone region is two capital letters, such as DE.", field="phone_region")
+
+
+def check_ad_account(ad_account_id: str) -> None:
+    """Raise Refused for what is no ad account's number."""
+    if not _AD_ACCOUNT.fullmatch(ad_account_id):
+        raise Refused("bad_value", "An ad account id is up to 18 digits.", field="ad_account_id")
+
+
+def _taken(name: str | None) -> str:
+    return f"The site has an audience {name} already. `pinstream audiences list` shows all."
 
 
 def _checked_name(name: str) -> str:
