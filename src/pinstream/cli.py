@@ -634,6 +634,10 @@ def import_file(
     consent: ConsentOption = "",
     time_zone: TimeZone = "UTC",
     time_format: TimeFormat = "",
+    status: Annotated[
+        list[str],
+        typer.Option(help="What a word in the column of states means: placed=, cancelled= or refunded=WORD."),
+    ] = [],  # noqa: B006 - typer copies it
     encoding: Encoding = "utf-8",
     bad_rows: BadRows = None,
     as_json: AsJson = False,
@@ -642,7 +646,7 @@ def import_file(
     from pinstream import roles
     from pinstream.history.columns import reading
 
-    how = reading(column, consent, time_zone, time_format)
+    how = reading(column, consent, time_zone, time_format, status)
     found: list[Any] = []
     with _bad_rows(bad_rows) as name_bad:
 
@@ -655,17 +659,22 @@ def import_file(
 
 
 def _imported(report: dict[str, Any], as_json: bool) -> None:
-    """What became of a file; exit code 1 if it stopped before its end."""
+    """What became of a file; exit code 1 if it stopped before its end, or if all of it was refused."""
     for bad in report.get("bad", [])[:20]:
         print(f"line {bad['line']}: {bad['reason']} {bad['field']} {bad['hint']}".rstrip(), file=sys.stderr)
     if "consent" in report.get("dropped", {}):
         _say("Without consent nothing is stored. --consent yes, if you have it; see docs/import.md.")
+    if unknown := report.get("unknown_states"):
+        named = ", ".join(f"{state} ({orders})" for state, orders in unknown.items())
+        _say(f"States of orders not understood, which count as placed: {named}. Say --status refunded=WORD or so.")
     if as_json:
         print(json.dumps(report))
     else:
         show([{name: value for name, value in report.items() if name != "bad"}], as_json=False)
     if not report["finished"]:
-        _say("Stopped. Run the same command again: it goes on from there.")
+        _say("Stopped. Run the same command again: what is there already is not taken twice.")
+        raise typer.Exit(1)
+    if report["refused"] and not report.get("durable", report.get("members")):
         raise typer.Exit(1)
 
 

@@ -281,11 +281,16 @@ async def import_list(
     async with open_store(settings) as store, open_warehouse(settings) as warehouse:
         await migrate.check(warehouse)
         site = await asyncio.to_thread(store.site, wanted.tag_id)
+        there = {each.name for each in await asyncio.to_thread(store.lists, site_id=site.id)}
         find = partial(store.add_list, now_ms=now_ms()) if operation == "add" else store.list_named
         target = await asyncio.to_thread(find, site_id=site.id, name=name)
         run = ListImport(Lists(store, warehouse), site, target, operation)
         columns = wanted.reading.columns
-        return await run.run(wanted.path, columns, wanted.encoding, stop=stop, say=say, name_bad=name_bad)
+        try:
+            return await run.run(wanted.path, columns, wanted.encoding, stop=stop, say=say, name_bad=name_bad)
+        finally:
+            if target.name not in there and not run.report.members:
+                await asyncio.to_thread(store.remove_list, target.id)
 
 
 async def lists(settings: Settings) -> list[Listed]:

@@ -401,3 +401,24 @@ async def test_a_log_that_takes_nothing_is_waited_for_and_then_named(
     with pytest.raises(Retryable, match="journal_max_bytes"):
         await place.take("orders", path)
     assert any("waiting for the log" in line for line in place.said)
+
+
+async def test_the_words_of_shops_for_orders_that_came_to_nothing(place: Place) -> None:
+    words = [
+        "remboursée",
+        "Storniert",
+        "wc-refunded",
+        "Partially Refunded",
+        "Geld zurück",
+        "Geld zurück",
+        "a@b.example",
+    ]
+    rows = [(f"{n}", stamp(10), "9.90", word, "yes") for n, word in enumerate(words)]
+    path = place.write("o.csv", csv(("order_id", "time", "value", "status", "consent"), *rows))
+    report = await place.take("orders", path)
+    assert (report.durable, report.unknown_states) == (7 + 3, {"geld zurück": 2, "other": 1})
+    told = await place.take("orders", path, reading([], "", "UTC", "", ["refunded=Geld zurück", "placed=a@b.example"]))
+    assert (told.durable, told.unknown_states) == (7 + 5, {})
+    for wrong in ("refunded", "lost=weg", "refunded="):
+        with pytest.raises(Refused, match="--status"):
+            reading([], "", "UTC", "", [wrong])

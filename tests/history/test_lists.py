@@ -291,3 +291,13 @@ async def test_the_commands(desk: Desk) -> None:
     assert (await run("drop", *named))[0] == 0
     code, said = await run("drop", *named)
     assert code == 1 and "There is no list VIP" in said
+
+
+async def test_a_file_without_a_head_says_itself_what_it_holds(desk: Desk) -> None:
+    mixed = f"+49 151 23456789\nann@shop.example\n{digest('cid@shop.example')}\n0151 9999999\n"
+    report = await desk.take(mixed)
+    assert (report.rows, report.members, report.refused) == (4, 4, {})
+    numbers = {("ph", digest("4915123456789")), ("ph", digest("491519999999"))}
+    mails = {("em", digest("ann@shop.example")), ("em", digest("cid@shop.example"))}
+    assert await desk.members() == numbers | mails
+    assert (await desk.take("identifier\n0151 23456789\n", "remove")).members == 1

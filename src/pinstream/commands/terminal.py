@@ -79,6 +79,8 @@ def show(rows: list[dict[str, Any]], as_json: bool) -> None:
 
 def _cell(value: object) -> str:
     """A value as a person reads it in a table."""
+    if isinstance(value, dict):
+        value = [f"{name} {each}" for name, each in value.items()]
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 

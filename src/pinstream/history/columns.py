@@ -59,14 +59,24 @@ _OWN_ID: Final = "own_id"
 FIELDS: Final = (*_ORDERS, "event", "event_id", "visitor_id", "url", "referrer", "search_query")
 """What `--column` may name."""
 
-_ENDED: Final = {
+PLACED: Final = "placed"
+_STATES: Final = {
     "refunded": ORDER_REFUNDED,
     "cancelled": ORDER_CANCELLED,
-    "canceled": ORDER_CANCELLED,
-    "voided": ORDER_CANCELLED,
-    "failed": ORDER_CANCELLED,
-    "trash": ORDER_CANCELLED,
+    PLACED: CHECKOUT,
 }
+"""What `--status` may say, and the event that tells of it."""
+_WORDS: Final = {
+    ORDER_REFUNDED: "refunded remboursé remboursée remboursement erstattet zurückerstattet rückerstattet",
+    ORDER_CANCELLED: "cancelled canceled voided failed trash expired declined annulé annulée échoué échouée refusée "
+    "storniert abgebrochen fehlgeschlagen abgelehnt",
+    CHECKOUT: "placed paid pending processing on-hold completed complete authorized partially-paid partially-refunded "
+    "open closed archived new shipped delivered fulfilled unfulfilled checkout-draft terminée payée expédiée livrée "
+    "en-cours en-attente abgeschlossen bezahlt versandt geliefert offen",
+}
+_STATE_OF: Final = {word: event for event, words in _WORDS.items() for word in words.split()}
+MAX_STATES: Final = 20  # unknown ones that a report names
+_STATE = re.compile(r"[^\W\d_](?:[^\W\d]|[ -]){0,39}")  # names nobody
 _MAX_MAPPINGS: Final = 100  # of rows that name their columns themselves
 _MAX_ITEM_ROWS: Final = 101  # one more than an event may have, which is refused
 
@@ -82,10 +92,18 @@ class Reading(Struct, frozen=True, kw_only=True):
     """Of times that name none."""
     time_format: str = ""
     """As `datetime.strptime` has it; empty: ISO 8601, or a number of seconds or milliseconds since 1970."""
+    states: Mapping[str, str] = {}
+    """The shop's own word for an order's state, in small letters -> the event that it means."""
 
 
-def reading(columns: Iterable[str], consent: str, time_zone: str, time_format: str) -> Reading:
-    """What the command line says, `columns` as `field=column`. Raises Refused for what cannot be."""
+def reading(
+    columns: Iterable[str], consent: str, time_zone: str, time_format: str, states: Iterable[str] = ()
+) -> Reading:
+    """What the command line says, `columns` as `field=column`, `states` as `refunded=word`.
+
+    Raises:
+        Refused: it cannot be.
+    """
     pairs = [column.partition("=") for column in columns]
     if wrong := next((field for field, equals, _ in pairs if not equals), ""):
         raise Refused("bad_value", f"Write --column {wrong}=NAME OF THE COLUMN.", field="--column")
@@ -94,7 +112,13 @@ def reading(columns: Iterable[str], consent: str, time_zone: str, time_format: s
     except (ZoneInfoNotFoundError, ValueError) as exc:
         raise Refused("bad_value", f"There is no time zone {time_zone}.", field="--time-zone") from exc
     named = {field: name for field, _, name in pairs}
-    return Reading(columns=named, consent=read_consent(consent), zone=zone, time_format=time_format)
+    meant = {}
+    for state in states:
+        kind, _, word = state.partition("=")
+        if kind not in _STATES or not word:
+            raise Refused("bad_value", f"Write --status {'|'.join(_STATES)}=YOUR WORD FOR IT.", field="--status")
+        meant[word.strip().lower()] = _STATES[kind]
+    return Reading(columns=named, consent=read_consent(consent), zone=zone, time_format=time_format, states=meant)
 
 
 class Told(NamedTuple):
@@ -158,6 +182,8 @@ class Orders:
         self._reading = reading
         self._latest_ms = latest_ms
         self._columns = tuple(columns)
+        self.unknown_states: dict[str, int] = {}
+        """States of orders that were not understood -> how many orders, which count as placed; "other" for the rest."""
         self._mappings = {self._columns: mapping(columns, reading)}
         if columns and not {"order_id", "time"} <= self._mappings[self._columns].keys():
             raise Refused(
@@ -207,8 +233,7 @@ class Orders:
         order_id = str(order.get(_OWN_ID) or order.get("order_id", ""))
         if not order_id:
             raise Refused("missing_field", "An order needs an id.", field="order_id")
-        status = str(order.get("status", "")).strip().lower().removeprefix("wc-")
-        ended = _ENDED.get(status, ORDER_CANCELLED if "cancelled_at" in order else "")
+        ended = self._ended(order)
         ended_ms = self._time_ms(order, "cancelled_at") if "cancelled_at" in order else 0
         if "time" not in order and not ended:
             raise Refused("missing_field", "An order needs the time at which it was placed.", field="time")
@@ -221,6 +246,18 @@ class Orders:
             # holds nobody, so it needs no one's consent
             found.append({"consent": "yes", "event": ended, "order_id": order_id, "time": ended_ms})
         return found
+
+    def _ended(self, order: Mapping[str, Any]) -> str:
+        """The event that says that the order came to nothing; empty: it did not."""
+        state = str(order.get("status", "")).strip().lower().removeprefix("wc-")
+        event = self._reading.states.get(state) or _STATE_OF.get(re.sub(r"[ _]", "-", state))
+        if state and event is None:
+            known = len(self.unknown_states) < MAX_STATES or state in self.unknown_states
+            name = state if known and _STATE.fullmatch(state) else "other"
+            self.unknown_states[name] = self.unknown_states.get(name, 0) + 1
+        if event in (ORDER_REFUNDED, ORDER_CANCELLED):
+            return event
+        return ORDER_CANCELLED if "cancelled_at" in order else ""
 
     def _time_ms(self, order: Mapping[str, Any], field: str) -> int:
         found = time_ms(order[field], self._reading, field)

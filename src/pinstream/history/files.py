@@ -6,6 +6,7 @@ A row that cannot be read is a Refused in its place and costs the line it begins
 from __future__ import annotations
 
 import csv
+import re
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -22,6 +23,8 @@ MAX_RECORD_LINES: Final = 100
 """Of a row whose quoted texts hold line breaks; it is also how far a stray quote is looked into for its end."""
 MAX_COLUMNS: Final = 500
 _DELIMITERS: Final = ",;\t"
+PHONE: Final = re.compile(r"\+?[\d ()./-]{6,30}")
+"""What may be somebody's number."""
 _CHUNK_BYTES: Final = 1 << 20
 _NO_TEXT: Final = "holds a NUL, or is in another encoding: --encoding cp1252 is that of old spreadsheets"
 
@@ -49,8 +52,8 @@ class Table:
     def head(self, unnamed: str = "") -> None:
         """Read the names of the columns.
 
-        `unnamed`: the name of the first column where the file has no names, which is so if its first line holds an `@`
-        or a hash; else such a file has the names that are in its first row.
+        `unnamed`: the name of the first column where the file has no names, which is so if its first line holds an `@`,
+        a number or a hash; else such a file has the names that are in its first row.
 
         Raises:
             Refused: the first line is no row of names.
@@ -64,7 +67,7 @@ class Table:
         if not _is_text("".join(names)):
             raise Refused("bad_text", f"The first line {_NO_TEXT}.", field="line 1")
         self._width = len(names)
-        if unnamed and any("@" in name or len(name) == 64 for name in names):
+        if unnamed and any("@" in name or len(name) == 64 or PHONE.fullmatch(name) for name in names):
             self._lines.again(0)
             self.columns = (unnamed,)
         else:

@@ -101,6 +101,8 @@ class Report(Struct, kw_only=True):
     """Of `events`: older than 400 days, and moved there."""
     dropped: dict[str, int] = {}
     refused: dict[str, int] = {}
+    unknown_states: dict[str, int] = {}
+    """Of orders: what was not understood, and so counts as placed."""
     bad: list[Bad] = []
     """The first MAX_NAMED refused ones."""
     seconds: float = 0.0
@@ -135,7 +137,7 @@ class Import:
             SetupFault: the folder cannot be written, or is full.
             LogError: the log has taken nothing for PATIENCE_S. A later run goes on from there.
         """
-        began = time.monotonic()
+        began = self._said_at = time.monotonic()
         try:
             return await self._run(log, now_ms, stop, run_bytes)
         except OSError as exc:
@@ -185,6 +187,8 @@ class Import:
                 if stop.is_set():
                     return
                 self._take(told, context, sorter)
+            if isinstance(reader, Orders):
+                self.report.unknown_states = reader.unknown_states
         self._say(f"read {self.report.rows:,} rows: {self.report.events:,} events")
 
     def _counted(self, rows: Iterable[files.Row]) -> Iterator[files.Row]:

@@ -35,6 +35,8 @@ _KINDS: Final[dict[str, tuple[str, ...]]] = {
     "external_id": ("externalid", "customerid", "userid"),
 }
 """Kind of identifier -> names of its column, as `columns.py` compares them."""
+_ANY: Final = "identifier"
+"""A column of e-mails, phones and hashes alike; so is the one of a file that names none."""
 
 Member = tuple[str, str]
 """(kind of identifier, its SHA-256 in hex)."""
@@ -178,7 +180,7 @@ class ListImport:
         """
         report = self.report
         with files.opened(path, encoding) as table:
-            table.head(unnamed="em")
+            table.head(unnamed=_ANY)
             rows = self._members(table, columns, name_bad)
             while not stop.is_set():
                 batch = await asyncio.to_thread(_some, rows)
@@ -204,6 +206,8 @@ class ListImport:
     ) -> Iterator[list[Member]]:
         """The identifiers of each row that has some."""
         known = _columns(table.columns, columns) if table.columns else None
+        if table.columns == (_ANY,) and not known:
+            known = {_ANY: _ANY}
         if known == {}:
             raise Refused(
                 "missing_field",
@@ -223,7 +227,8 @@ class ListImport:
         sent = {kind: fields[name] for kind, name in known.items() if fields.get(name) not in (None, "")}
         found: list[Member] = []
         faults: list[Refused] = []
-        for kind, value in sent.items():
+        for name, value in sent.items():
+            kind = name if name != _ANY else "ph" if files.PHONE.fullmatch(str(value)) else "em"
             try:
                 found.append((kind, _hashed(kind, value, self._site.phone_region, kind)))
             except Refused as exc:
