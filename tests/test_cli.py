@@ -11,9 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 from typer.testing import CliRunner
 
 from pinstream import cli, serving
+from pinstream.commands.audiences import run_told
+from pinstream.state.runs import Run as RunRecord
 from pinstream.warehouse.client import Warehouse
 from tests.audiences.people import Seen, hashed, load
 from tests.warehouse_server import PASSWORD, free_port
@@ -141,6 +144,15 @@ def test_options_that_contradict_each_other_are_refused(arguments: tuple[str, ..
     done = CliRunner().invoke(cli.app, ["audiences", *arguments])
     assert done.exit_code == 2
     assert sentence in " ".join(done.output.replace("│", " ").split())
+
+
+def test_a_sync_is_told_as_before_and_after() -> None:
+    counts = {"desired": 12, "members": 10, "adds": 3, "removes": 1, "held": 0}
+    done = RunRecord(id=1, connection_id=1, status="done", started_ms=1000, finished_ms=61_000, detail="", **counts)
+    told = run_told(done)
+    assert (told["before"], told["after"], told["adds"]) == (10, 12, 3)
+    assert (told["started_at"], told["finished_at"]) == ("1970-01-01T00:00:01+00:00", "1970-01-01T00:01:01+00:00")
+    assert "after" not in run_told(structs.replace(done, status="held"))
 
 
 def test_an_ad_account_that_is_none_saves_nothing(run: Run) -> None:

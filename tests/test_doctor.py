@@ -256,3 +256,13 @@ async def test_a_wiped_warehouse(healthy: Settings) -> None:
     done = await roles.reset_positions(healthy, "oldest")
     assert {"topic": EVENTS, "partition": 0, "offset": 1, "then": "start load"} in done
     assert await faults(healthy) == {}
+
+
+async def test_a_connection_that_fails_is_noted(healthy: Settings) -> None:
+    store = Store.open(healthy.state_url)
+    audience = store.add_audience(site_id=store.sites()[0].id, name="Carts", rule="{}", now_ms=1)
+    link = store.connect(audience_id=audience.id, ad_account_id="7", now_ms=1)
+    store.set_connection(link.id, state="error", detail="Pinterest answered 403.")
+    store.close()
+    notes = [each for each in await doctor.examine(healthy) if each.check == "audience"]
+    assert notes == [doctor.Finding("audience", "note", f"{audience.id}, Carts: error. Pinterest answered 403.")]

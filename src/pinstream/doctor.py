@@ -68,6 +68,7 @@ async def examine(
         ("spool", asyncio.to_thread(_spool, settings)),
         ("warehouse", _warehouse(settings, clock_ms)),
         ("pinterest", _pinterest(settings)),
+        ("audiences", asyncio.to_thread(_failing, settings)),
         ("roles", _roles(settings)),
         ("counted", _counted(settings)),
     ]
@@ -205,6 +206,20 @@ async def _pinterest(settings: Settings) -> list[Finding]:
     finally:
         await client.aclose()
     return [Finding("pinterest", "ok", f"The token may use ad account {account}.")]
+
+
+def _failing(settings: Settings) -> list[Finding]:
+    """A note for each audience whose latest sync failed, or waits."""
+    store = Store.open(settings.state_url, upgrade=False)
+    try:
+        names = {each.id: each.name for each in store.audiences()}
+        links = [link for link in store.connections() if link.state in ("error", "held")]
+    finally:
+        store.close()
+    return [
+        Finding("audience", "note", f"{link.audience_id}, {names[link.audience_id]}: {link.state}. {link.detail}")
+        for link in links
+    ]
 
 
 async def _roles(settings: Settings) -> list[Finding]:

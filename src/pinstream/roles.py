@@ -33,6 +33,7 @@ from pinstream.load.loop import Loader
 from pinstream.pinterest.client import Client
 from pinstream.push import popular, sync
 from pinstream.settings import Settings
+from pinstream.state.runs import Run
 from pinstream.state.snapshot import Snapshot
 from pinstream.state.store import PAYLOAD_KEY, Audience, Store
 from pinstream.supervisor import GRACE_S, Program
@@ -325,7 +326,7 @@ async def latest_syncs(settings: Settings) -> dict[int, membership.Past]:
             return {}
 
 
-async def sync_now(settings: Settings, audience_id: int, *, confirm_removals: bool = False) -> dict[str, object]:
+async def sync_now(settings: Settings, audience_id: int, *, confirm_removals: bool = False) -> Run:
     """One sync of an audience's connection, now. Raises Refused if it is not connected."""
     async with open_store(settings) as store, open_warehouse(settings) as warehouse:
         links = await asyncio.to_thread(store.connections)
@@ -343,8 +344,7 @@ async def sync_now(settings: Settings, audience_id: int, *, confirm_removals: bo
             await client.aclose()
     if run is None:
         raise StateError("Another process is syncing this audience right now.")
-    outcome: dict[str, object] = msgspec.to_builtins(run)
-    return outcome
+    return run
 
 
 async def reset_positions(settings: Settings, to: Literal["oldest", "behind"]) -> list[dict[str, object]]:

@@ -71,7 +71,9 @@ def test_lists_are_typed_with_commas() -> None:
     ("key", "changes", "says"),
     [
         ("cart_abandoned", {"days": 3}, "It has: within_days, quiet_for_min"),
-        ("cross_sell", {}, "Name products"),
+        ("cross_sell", {}, "--set bought_products="),
+        ("cross_sell", {"bought_products": "p"}, "--set not_products="),
+        ("engaged", {"actions": "pinned"}, "Allowed: click, save"),
         ("engaged", {"actions": "share"}, "share"),
         ("engaged", {"ids": "11"}, "needs `on`"),
         ("multichannel", {"lists": "newsletter"}, "lists"),

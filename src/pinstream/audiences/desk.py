@@ -143,7 +143,9 @@ def rule_of_template(key: str, changes: Sequence[str]) -> Rule:
         if not sign:
             raise Refused("bad_value", f"A change is name=value, not {change!r}.", field="set")
         wanted[name.strip()] = value.strip()
-    return templates.template(key).rule(wanted)
+    found = templates.template(key).rule(wanted)
+    rule.check_possible(found)
+    return found
 
 
 def rule_of_file(path: Path) -> Rule:
@@ -152,7 +154,9 @@ def rule_of_file(path: Path) -> Rule:
         text = path.read_bytes()[: rule.MAX_BYTES + 1]
     except OSError as exc:
         raise Refused("bad_value", f"Cannot read {path}: {exc.strerror}.", field="rule") from exc
-    return rule.from_toml(text) if path.suffix == ".toml" else rule.from_json(text)
+    found = rule.from_toml(text) if path.suffix == ".toml" else rule.from_json(text)
+    rule.check_possible(found)
+    return found
 
 
 def check_names(store: Store, site_id: int, asked: Rule, *, before: int | None = None) -> None:

@@ -8,7 +8,7 @@ happened; a condition that counts (`at_least` above 1) takes whole UTC days: the
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, get_args
 
 import msgspec
 from msgspec import Meta, Struct
@@ -209,6 +209,21 @@ def checked(rule: Rule) -> Rule:
     return from_json(to_json(rule))
 
 
+def check_possible(rule: Rule) -> None:
+    """Raise Refused if bounds of one condition exclude each other, so that it can never hold."""
+    for group, number, each in rule.conditions():
+        path = f"$.{group}[{number}]"
+        match each:
+            case Orders():
+                _some_between(path, "count", each.count_at_least, each.count_at_most, end_included=True)
+                _some_between(path, "total", each.total_at_least, each.total_below)
+                _some_between(path, "average", each.average_at_least, each.average_below)
+            case Did():
+                _some_between(f"{path}.where", "value", each.where.value_at_least, each.where.value_below)
+            case _:
+                pass
+
+
 def reads_events(condition: Condition) -> bool:
     """Whether a condition is looked up in `events`, so that its cost grows with traffic and not with visitors."""
     if not isinstance(condition, Did):
@@ -225,6 +240,39 @@ def columns_of(events: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...
     return columns, tuple(event for event in rest if event not in PROFILE_COLUMNS)
 
 
+ALLOWED: Final[dict[str, tuple[str, ...]]] = {
+    "type": tuple(str(kind.__struct_config__.tag) for kind in get_args(Condition)),
+    "actions": get_args(Action),
+    "on": get_args(Object),
+    "word": get_args(Word),
+    "level": ("person", "visitor"),
+}
+"""The words that a field takes."""
+
+
+def in_words(what: str, path: str) -> str:
+    """What msgspec finds wrong, as a sentence that says what is allowed. `path`: where, such as `$.all[0].type`."""
+    field = re.sub(r"\[\d*\]", "", path).rpartition(".")[2]
+    if what.startswith(("Invalid value", "Invalid enum value")) and field in ALLOWED:
+        return f"{what.replace(' enum', '')}. Allowed: {', '.join(ALLOWED[field])}."
+    if "regex" in what:
+        return "must be three capital letters, such as EUR." if field == "currency" else "has control characters."
+    for name, words in _TYPES.items():
+        what = what.replace(f"`{name}`", words)
+    return what.replace("Expected ", "must be ") + "."
+
+
+_TYPES: Final = {
+    "int": "a whole number",
+    "float": "a number",
+    "str": "a text",
+    "array": "a list",
+    "object": "a table of fields",
+    "bool": "true or false",
+    "null": "nothing",
+}
+
+
 def _decoded(text: str | bytes, kind: str, decode: Any) -> Rule:
     if len(text if isinstance(text, bytes) else text.encode()) > MAX_BYTES:
         raise Refused("too_long", f"The rule is longer than {MAX_BYTES} bytes.", field="$")
@@ -232,7 +280,8 @@ def _decoded(text: str | bytes, kind: str, decode: Any) -> Rule:
         rule: Rule = decode(text, type=Rule)
     except msgspec.ValidationError as exc:
         what, _, path = str(exc).partition(" - at ")
-        raise Refused("bad_value", f"The rule is not valid: {what}.", field=path.strip("`") or "$") from exc
+        path = path.strip("`") or "$"
+        raise Refused("bad_value", f"The rule is not valid: {path}: {in_words(what, path)}", field=path) from exc
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as exc:
         raise Refused("bad_json", f"The rule is not valid {kind}: {exc}.", field="$") from exc
     if not rule.all and not rule.any:
@@ -256,12 +305,22 @@ def _sound(condition: Condition, path: str) -> Condition:
                 if not (name.isascii() and name.isdecimal() and int(name) <= MAX_UINT64):
                     raise Refused("bad_value", "Pinterest's ids are numbers.", field=f"{path}.ids[{number}]")
         case Orders() if condition == Orders(within_days=condition.within_days):
-            raise Refused("missing_field", "Say how many orders, or how much money.", field=path)
+            raise Refused("missing_field", f"{path}: say how many orders, or how much money.", field=path)
         case Bought(products=(), categories=()):
-            raise Refused("missing_field", "Name products or categories.", field=path)
+            raise Refused("missing_field", f"{path}: name `products` or `categories`.", field=path)
         case _:
             pass
     return condition
+
+
+def _some_between(
+    path: str, what: str, at_least: float | None, end: float | None, *, end_included: bool = False
+) -> None:
+    """Raise Refused if nothing lies between two bounds."""
+    if at_least is not None and end is not None and (at_least > end or (at_least == end and not end_included)):
+        last = "at_most" if end_included else "below"
+        detail = f"{path}: nothing is {what}_at_least {at_least:g} and {what}_{last} {end:g}."
+        raise Refused("out_of_range", detail, field=path)
 
 
 def _did(condition: Did, path: str) -> Did:

@@ -23,6 +23,7 @@ from pinstream.audiences.rule import (
     Orders,
     Rule,
     checked,
+    in_words,
 )
 from pinstream.errors import Refused
 from pinstream.event import MAX_MONEY, Action
@@ -47,6 +48,14 @@ class Parameter(Struct, frozen=True):
     kind: Kind
     default: Any
     label: Text
+
+
+EXAMPLES: Final[dict[Kind, str]] = {
+    "names": "ID,ID",
+    "lists": "NUMBER,NUMBER",
+    "actions": "ACTION,ACTION",
+}
+"""What a value looks like where a parameter has no default."""
 
 
 class Template(Struct, frozen=True, kw_only=True):
@@ -86,7 +95,8 @@ def _read(parameter: Parameter, value: Any) -> Any:
     try:
         read = msgspec.convert(value, kind, strict=False)
     except msgspec.ValidationError as exc:
-        raise Refused("bad_value", f"{parameter.name}: {exc}.", field=parameter.name) from exc
+        what, _, _ = str(exc).partition(" - at ")
+        raise Refused("bad_value", f"{parameter.name}: {in_words(what, parameter.name)}", field=parameter.name) from exc
     if bounds := BOUNDS.get(parameter.kind):
         least, most = bounds
         if not least <= read <= most:
@@ -122,7 +132,13 @@ def cross_sell(
     not_products: Sequence[str] = (),
     not_categories: Sequence[str] = (),
 ) -> Rule:
-    """Bought one thing, and not the other that goes with it."""
+    """Bought one thing, and not the other that goes with it. Raises Refused unless both are named."""
+    for prefix, named in (("bought", (bought_products, bought_categories)), ("not", (not_products, not_categories))):
+        if not any(named):
+            detail = (
+                f"cross_sell needs {prefix}_products or {prefix}_categories, such as --set {prefix}_products=ID,ID."
+            )
+            raise Refused("missing_field", detail, field=f"{prefix}_products")
     has = Bought(products=tuple(bought_products), categories=tuple(bought_categories))
     lacks = Bought(products=tuple(not_products), categories=tuple(not_categories))
     return checked(Rule(all=(has,), none=(lacks,)))
@@ -258,8 +274,10 @@ ALL: Final[tuple[Template, ...]] = (
         key="multichannel",
         name={"en": "Multichannel", "fr": "Multicanal"},
         description={
-            "en": "You reach them by e-mail already, and they are active here: show them Pins as well.",
-            "fr": "Vous leur écrivez déjà par e-mail et ils sont actifs ici : montrez-leur aussi des épingles.",
+            "en": "You reach them by e-mail already, and they are active here: show them Pins as well. Without a list: "
+            "all whose address is known.",
+            "fr": "Vous leur écrivez déjà par e-mail et ils sont actifs ici : montrez-leur aussi des épingles. Sans "
+            "liste : tous ceux dont l'adresse est connue.",
         },
         parameters=(_within(30), Parameter("lists", "lists", (), _LISTS)),
         build=multichannel,

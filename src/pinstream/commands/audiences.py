@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Awaitable, Callable
 from contextlib import nullcontext
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
@@ -20,6 +21,7 @@ from pinstream.errors import Refused
 if TYPE_CHECKING:
     from pinstream.audiences.desk import Subject
     from pinstream.audiences.rule import Rule
+    from pinstream.state.runs import Run
     from pinstream.state.store import Audience, Link, Store
     from pinstream.warehouse.client import Warehouse
 
@@ -110,7 +112,12 @@ def audiences_templates(
             "key": each.key,
             "name": each.name[language.value],
             "description": each.description[language.value],
-            "set": {parameter.name: parameter.default for parameter in each.parameters},
+            "set": {parameter.name: parameter.default for parameter in each.parameters}
+            if as_json
+            else " ".join(
+                f"--set {parameter.name}={parameter.default or templates.EXAMPLES.get(parameter.kind, 0)}"
+                for parameter in each.parameters
+            ),
         }
         for each in templates.ALL
     ]
@@ -246,7 +253,10 @@ def audiences_explain(
     from pinstream.audiences import desk
     from pinstream.collect.identity import hashed
 
-    em = hashed("em", person, "", "person")
+    try:
+        em = hashed("em", person, "", "person")
+    except Refused as exc:
+        raise Refused("bad_hash", f"{person!r} is no e-mail address, and no SHA-256 of one in hex.") from exc
     found = _asked(audience, lambda warehouse, asked: desk.explain(warehouse, asked, em))
     print(json.dumps(plain(found)) if as_json else "\n".join(desk.told(found, language.value)))
 
@@ -286,7 +296,8 @@ def audiences_sync(
     if not dry_run:
         with open_store() as store:
             audience_id = _named(store, audience).id
-        show([asyncio.run(roles.sync_now(load_settings(), audience_id, confirm_removals=confirm_removals))], as_json)
+        run = asyncio.run(roles.sync_now(load_settings(), audience_id, confirm_removals=confirm_removals))
+        show([run_told(run)], as_json)
         return
     from pinstream.audiences import desk
     from pinstream.push import plan
@@ -295,6 +306,21 @@ def audiences_sync(
     guard = plan.guard(load_settings().push)
     held = 0 if confirm_removals else guard.held(members=found.members, removes=found.removes, asked=found.withdrawn)
     show([plain(found) | {"held": held}], as_json)
+
+
+def run_told(run: Run) -> dict[str, object]:
+    """A sync as people read it. What is held waits with the additions: the list then shrinks by withdrawals alone."""
+    told = plain(run)
+    for name in ("started", "finished"):
+        told[f"{name}_at"] = _utc(told.pop(f"{name}_ms"))
+    told["before"] = told.pop("members")
+    if run.status == "done":
+        told["after"] = told["before"] + run.adds - run.removes
+    return told
+
+
+def _utc(time_ms: int | None) -> str | None:
+    return None if time_ms is None else datetime.fromtimestamp(time_ms / 1000, UTC).isoformat(timespec="seconds")
 
 
 def _wanted(template: str | None, changes: list[str], rule: Path | None) -> tuple[str, Rule]:
