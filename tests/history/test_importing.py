@@ -63,7 +63,8 @@ async def test_an_order_of_last_year_is_in_the_profile_and_in_win_back(place: Pl
     await place.load(warehouse)
 
     [profile] = await warehouse.select(
-        "SELECT last_order, orders.value AS paid FROM visitor_profile FINAL WHERE em.2 = unhex({em:String})",
+        "SELECT last_order, tupleElement(orders, 'value') AS paid FROM visitor_profile FINAL "
+        "WHERE em.2 = unhex({em:String})",
         {"em": em("ann@shop.example")},
     )
     assert profile["last_order"].timestamp() * 1000 == pytest.approx(now_ms() - 365 * DAY_MS, abs=300_000)
