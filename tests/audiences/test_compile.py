@@ -102,6 +102,12 @@ async def test_a_window_takes_its_first_second_and_not_now(warehouse: Warehouse,
     assert await names(warehouse, carted(ago_s=ago_s)) == ({"ann"} if inside else set())
 
 
+async def test_a_moment_ago_is_within_the_window_whatever_else_is_asked(warehouse: Warehouse) -> None:
+    site = await world(warehouse, Seen(1, "checkout", 0.001, em="ann", order_id="1", items=(("chair", "home", "oak"),)))
+    asked = Rule(all=(Did(events=("checkout",), within_days=7, where=Where(products=("chair",))),))
+    assert await found(warehouse, site, asked) == {hashed("ann")}
+
+
 async def test_the_second_that_runs_counts_as_past(warehouse: Warehouse) -> None:
     site_id = await world(warehouse, carted(ago_s=-0.2))
     assert await found(warehouse, site_id, CART, NOW_MS) == set()

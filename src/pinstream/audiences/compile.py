@@ -445,7 +445,11 @@ class _Text:
     def _did_by_events(self, condition: Did) -> _Part:
         days = condition.within_days
         counted = condition.at_least > 1
-        when = self._whole_days("toDate(event_time, 'UTC')", days) if counted else self._window("event_time", days)
+        if counted:
+            when = self._whole_days("toDate(event_time, 'UTC')", days)
+        else:  # a bound in whole seconds would leave out parts that hold nothing but the last second
+            since, end = (f"toDateTime64({each}, 3)" for each in (self._days_ago(days), f"toDateTime({self._now})"))
+            when = f"event_time >= {since} AND event_time < {end}"
         asked = [
             "site_id = {site:UInt32}",
             f"event_name IN {self._bound('Array(String)', list(condition.events))}",
