@@ -97,7 +97,7 @@ CREATE VIEW IF NOT EXISTS {analytics}.sessions{on_cluster}
     orders UInt32 COMMENT 'Orders placed in it'
 )
 {security}
-COMMENT 'Visits: events of a visitor with less than 30 minutes between two; midnight UTC ends one too'
+COMMENT 'Visits: events of a visitor with less than 30 minutes between two; midnight UTC ends one too; imports are none'
 AS
 SELECT
     site_id, visitor_id, day, cityHash64(site_id, visitor_id, session[1].1) AS session_id,
