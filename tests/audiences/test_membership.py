@@ -289,10 +289,10 @@ async def test_a_run_is_copied_once_with_a_fingerprint_of_the_members(warehouse:
         detail="",
     )
     for _ in range(2):
-        await membership.publish(warehouse, aim, run, entered=3, left=1)
+        await membership.publish(warehouse, aim, "VIPs", run, entered=3, left=1)
     [row] = await warehouse.select("SELECT * FROM audience_run WHERE site_id = {site:UInt32}", {"site": aim.site_id})
     assert (row["run_id"], row["connection_id"], row["status"], row["adds"]) == (9, 4, "done", 2)
-    assert (row["fingerprint_members"], row["error"]) == (2, "")
+    assert (row["fingerprint_members"], row["audience"], row["error"]) == (2, "VIPs", "")
     [expected] = await warehouse.select(
         "SELECT groupBitXor(sipHash64(toFixedString(SHA256(toString(arrayJoin([1, 2]))), 32))) AS f"
     )

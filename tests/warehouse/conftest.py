@@ -146,6 +146,7 @@ class Month:
                 "site_id": SITE,
                 "audience_id": AUDIENCE,
                 "run_id": number,
+                "audience": "VIPs",
                 "connection_id": 1,
                 "status": "failed" if number == 3 else "done",
                 "started_at": str(self.end_ms - number * DAY_MS - 4000),

@@ -212,8 +212,8 @@ async def forget(warehouse: Warehouse, target: Target, *, now_ms: int) -> None:
     await warehouse.command(sql, target.params() | {"now": now_ms})
 
 
-async def publish(warehouse: Warehouse, target: Target, run: Run, *, entered: int, left: int) -> None:
-    """Copy a finished run to `audience_run`, with the size and a fingerprint of what is in now.
+async def publish(warehouse: Warehouse, target: Target, name: str, run: Run, *, entered: int, left: int) -> None:
+    """Copy a finished run of the audience `name` to `audience_run`, with the size and a fingerprint of what is in now.
 
     `entered`, `left`: as the ledger has them. What else the size has changed by since the run before, as after a list
     that was lost, is added: sizes and changes always add up.
@@ -234,6 +234,7 @@ async def publish(warehouse: Warehouse, target: Target, run: Run, *, entered: in
         "site_id": target.site_id,
         "audience_id": target.audience_id,
         "run_id": run.id,
+        "audience": name,
         "started_at": str(run.started_ms),
         "updated_at": str(run.finished_ms or run.started_ms),
         "error": run.detail,

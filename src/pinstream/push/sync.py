@@ -286,8 +286,10 @@ class _Sync:
         state = "held" if held else "active" if link.customer_list_id else "new"
         await self._ledger.change(state=state, detail=note, removals_confirmed=False)
         entered, left = await self._ledger.moved(run_id)
-        target = await self._target(run_id)
-        await membership.publish(self._parts.warehouse, target, run, entered=entered, left=left)
+        name = (await self._ledger.audience(link.audience_id)).name
+        await membership.publish(
+            self._parts.warehouse, await self._target(run_id), name, run, entered=entered, left=left
+        )
         return run
 
     async def _failed(self, run_id: int, exc: PinstreamError) -> None:

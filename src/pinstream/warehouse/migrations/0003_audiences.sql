@@ -35,6 +35,7 @@ CREATE TABLE IF NOT EXISTS audience_run{on_cluster}
     site_id UInt32 COMMENT 'Shop',
     audience_id UInt32 COMMENT 'Audience',
     run_id UInt64 COMMENT 'Sync',
+    audience String COMMENT 'Name of the audience, as it was then' CODEC(ZSTD(1)),
     connection_id UInt32 COMMENT 'Connection that was synced',
     status LowCardinality(String) COMMENT 'running, done, held, failed or interrupted',
     started_at DateTime64(3, 'UTC') COMMENT 'When it began',

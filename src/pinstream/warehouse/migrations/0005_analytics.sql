@@ -311,6 +311,7 @@ CREATE VIEW IF NOT EXISTS {analytics}.sync_runs{on_cluster}
 (
     site_id UInt32 COMMENT 'Shop, as numbered by pinstream',
     audience_id UInt32 COMMENT 'Audience',
+    audience String COMMENT 'Name of the audience, as it was then',
     run_id UInt64 COMMENT 'Sync',
     connection_id UInt32 COMMENT 'Connection that was synced',
     status LowCardinality(String) COMMENT 'running, done, held, failed or interrupted',
@@ -328,7 +329,7 @@ CREATE VIEW IF NOT EXISTS {analytics}.sync_runs{on_cluster}
 COMMENT 'Syncs of audiences with Pinterest, one row each'
 AS
 SELECT
-    site_id, audience_id, run_id, connection_id, status, started_at, updated_at, desired, members AS members_before,
+    site_id, audience_id, {masked audience} AS audience, run_id, connection_id, status, started_at, updated_at, desired, members AS members_before,
     fingerprint_members AS members_after, adds, removes, held, {masked error} AS error
 FROM {database}.audience_run FINAL;
 
@@ -336,6 +337,7 @@ CREATE VIEW IF NOT EXISTS {analytics}.audience_size_daily{on_cluster}
 (
     site_id UInt32 COMMENT 'Shop, as numbered by pinstream',
     audience_id UInt32 COMMENT 'Audience',
+    audience String COMMENT 'Name of the audience, as it was then',
     day Date COMMENT 'Day on which syncs ended, UTC; a day without one has no row',
     members UInt64 COMMENT 'People in after the last sync of the day',
     desired UInt64 COMMENT 'People the rule wanted in at that sync',
@@ -347,7 +349,8 @@ CREATE VIEW IF NOT EXISTS {analytics}.audience_size_daily{on_cluster}
 COMMENT 'How large each audience was at Pinterest at the end of each day'
 AS
 SELECT
-    site_id, audience_id, toDate(updated_at, 'UTC') AS day, argMax(fingerprint_members, updated_at) AS members,
+    site_id, audience_id, argMax({masked r.audience}, updated_at) AS audience, toDate(updated_at, 'UTC') AS day,
+    argMax(fingerprint_members, updated_at) AS members,
     argMax(r.desired, updated_at) AS desired, sum(r.entered) AS entered, sum(r.left) AS left, count() AS syncs
 FROM {database}.audience_run AS r FINAL
 WHERE status IN ('done', 'held')
