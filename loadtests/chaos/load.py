@@ -231,6 +231,7 @@ def _record(rng: random.Random, now_ms: int) -> Record:
         epik=epik,
         url=f"https://shop.example/{product}?epik={epik}" if epik else f"https://shop.example/{product}",
         order_id=f"o{rng.randrange(100_000)}" if name in ("checkout", "order_cancelled") else "",
+        source="api" if name == "order_cancelled" else "tag",
         value=rng.randrange(1, 10_000) / 100,
         currency="EUR",
         line_items=[LineItem(product_id=product, product_category="c")] if name != "search" else [],

@@ -13,7 +13,7 @@ from msgspec import Struct
 from playwright.async_api import Page
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from tests.browser.clock import pass_time
@@ -65,6 +65,7 @@ class Recorder:
         return Starlette(
             routes=[
                 Route("/p/i", self._take, methods=["GET", "POST", "OPTIONS"]),
+                Route("/v1/popular", self._popular),
                 Route("/{script:path}", self._script),
             ]
         )
@@ -73,6 +74,9 @@ class Recorder:
         script = STATIC / request.path_params["script"]
         anywhere = {"Access-Control-Allow-Origin": "*"}  # import() and workers ask with CORS
         return Response(script.read_bytes(), media_type="text/javascript", headers=anywhere)
+
+    async def _popular(self, request: Request) -> Response:
+        return JSONResponse({"products": {}, "pins": {}}, headers={"Access-Control-Allow-Origin": "*"})
 
     async def _take(self, request: Request) -> Response:
         self.methods.append(request.method)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -162,8 +163,11 @@ def test_told_to_replace_workers_it_passes_that_on(up: Up) -> None:
 
 def workers(up: subprocess.Popen[str]) -> set[int]:
     """The process ids of collect's workers."""
-    children = psutil.Process(up.pid).children(recursive=True)
-    return {each.pid for each in children if "collect-worker" in each.cmdline()}
+    found = set()
+    for each in psutil.Process(up.pid).children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # one that is being replaced
+            found |= {each.pid} if "collect-worker" in each.cmdline() else set()
+    return found
 
 
 def test_a_taken_port_is_one_sentence(up: Up) -> None:

@@ -260,7 +260,9 @@ async def test_a_set_at_its_cap_is_flagged(shop: Shop) -> None:
             await shop.seen(order)
     run = await shop.sync()
     assert (run.status, run.desired) == ("done", 1)
-    assert shop.link.detail == "1 who are in have bought more than is kept: about them the answer may be wrong."
+    assert shop.link.detail == (
+        "1 who is in has bought more different things than are kept: about them the answer may be wrong."
+    )
 
 
 async def test_a_small_list_is_not_held_back(shop: Shop) -> None:

@@ -295,7 +295,7 @@ async def test_profile_of_a_visitor(warehouse: Warehouse) -> None:
     assert {name: got[name] for name in columns} == {name: moment(t + ms) for name, ms in columns.items()}
     assert got["em"][1] == bytes.fromhex(OTHER_EM)
     assert got["epik"][1] == "k2"
-    assert sorted(got["orders"].values()) == [Decimal("0.5"), Decimal("12.5")]
+    assert sorted(telling["value"] for telling in got["orders"]) == [Decimal("0.5"), Decimal("12.5")]
     assert len(got["bought"]) == 1
 
 

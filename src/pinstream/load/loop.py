@@ -46,7 +46,9 @@ GROUP: Final = "load"
 TOPICS: Final = (event.EVENTS, event.ENGAGEMENTS, event.REJECTED)
 POLL_S: Final = 0.2
 READ_AHEAD_S: Final = 0.02
-"""Between two looks for records while a task runs."""
+"""Between two looks for records while a task runs and the last look has found none."""
+READ_ROWS: Final = 5000
+"""Of one poll: they are checked at once, and an insert that has ended meanwhile waits for the next block as long."""
 INSERTS: Final = 2
 """Blocks inserted at a time, of different partitions. More gain nothing (docs/benchmarks.md) and cost memory there."""
 FLIP_S: Final = 0.5
@@ -101,6 +103,8 @@ class Loader:
         self._tasks: dict[Partition | None, asyncio.Task[None]] = {}
         """What runs for a partition; under None the taking over, which runs alone."""
         self._inserting = asyncio.Semaphore(INSERTS)
+        self._more = False
+        """The last poll gave something, so there may be more."""
         self._judged: dict[str, list[tuple[int, int]]] = {}
         """Topic -> (bad, all) of the latest blocks."""
         self._waiting_for: dict[str, WarehouseAway | Retryable] = {"log": Retryable("Not a member of the group yet.")}
@@ -177,8 +181,7 @@ class Loader:
     async def _read_on(self, consumer: Consumer) -> None:
         """Wait for records or the end of a task, whatever comes first, and buffer what was read."""
         if self._tasks:
-            nothing_to_read = self._full == consumer.assignment()
-            timeout_s = 1.0 if nothing_to_read else READ_AHEAD_S
+            timeout_s = 1.0 if self._full == consumer.assignment() else 0 if self._more else READ_AHEAD_S
             await asyncio.wait(self._tasks.values(), timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
             await self._read(consumer, 0)
         else:
@@ -196,7 +199,8 @@ class Loader:
     async def _read(self, consumer: Consumer, timeout_s: float) -> None:
         """Buffer what comes next in the partitions whose next block is not all here; under a new generation nothing."""
         paused = self._full if consumer.generation == self._generation else consumer.assignment()
-        got = await consumer.poll(timeout_s=timeout_s, max_records=self._settings.block_rows, paused=paused)
+        got = await consumer.poll(timeout_s=timeout_s, max_records=READ_ROWS, paused=paused)
+        self._more = bool(got)
         if consumer.generation == self._generation:
             for partition, records in got.items():
                 self._lanes[partition].pending.add(records)
