@@ -47,8 +47,6 @@ TOPICS: Final = (event.EVENTS, event.ENGAGEMENTS, event.REJECTED)
 POLL_S: Final = 0.2
 READ_AHEAD_S: Final = 0.02
 """Between two looks for records while a task runs and the last look has found none."""
-READ_ROWS: Final = 5000
-"""Of one poll: they are checked at once, and an insert that has ended meanwhile waits for the next block as long."""
 INSERTS: Final = 2
 """Blocks inserted at a time, of different partitions. More gain nothing (docs/benchmarks.md) and cost memory there."""
 FLIP_S: Final = 0.5
@@ -199,7 +197,7 @@ class Loader:
     async def _read(self, consumer: Consumer, timeout_s: float) -> None:
         """Buffer what comes next in the partitions whose next block is not all here; under a new generation nothing."""
         paused = self._full if consumer.generation == self._generation else consumer.assignment()
-        got = await consumer.poll(timeout_s=timeout_s, max_records=READ_ROWS, paused=paused)
+        got = await consumer.poll(timeout_s=timeout_s, max_records=self._settings.block_rows, paused=paused)
         self._more = bool(got)
         if consumer.generation == self._generation:
             for partition, records in got.items():
