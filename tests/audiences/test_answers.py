@@ -1,6 +1,6 @@
 """Every template at both levels, worked out a second time: by DuckDB, over the raw events, in SQL of its own.
 
-`SHOP_CUSTOMERS=50000 pytest tests/audiences/test_answers.py` does it with about a million events.
+`SHOP_CUSTOMERS=85000 pytest tests/audiences/test_answers.py` does it with about a million events.
 """
 
 from __future__ import annotations
