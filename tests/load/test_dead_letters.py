@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from pinstream.load.loop import Loader
 from pinstream.settings import Load, Log
 from pinstream.warehouse import schema
 from pinstream.warehouse.client import Warehouse
+from tests.load.loading import load_until
 
 NOW_MS = 1_795_291_391_000
 GOOD = {
@@ -29,21 +29,16 @@ GOOD = {
 
 @pytest.mark.parametrize("topic", GOOD)
 async def test_a_block_of_good_and_bad_records(topic: str, tmp_path: Path, warehouse: Warehouse) -> None:
-    log, stop = JournalLog(tmp_path / "journal", Log()), asyncio.Event()
+    log = JournalLog(tmp_path / "journal", Log())
     appender = await log.appender()
     await appender.append([Record(topic, 1, value) for value in (b"{}", *GOOD[topic], b'{"no":1}')])
     await appender.aclose()
     good = f"FROM {schema.TABLE_OF_TOPIC[topic]}" + " WHERE reason = 'too_long'" * (topic == REJECTED)
     sql = f"SELECT (SELECT count() {good}) AS good, (SELECT count() FROM rejected WHERE reason = 'bad_record') AS dead"
     wanted = {"good": 3, "dead": 2}
-    loading = asyncio.create_task(Loader(log, warehouse, Load(), b"key").run(stop))
-    found: dict[str, int] = {}
-    try:
-        async with asyncio.timeout(30):
-            while found != wanted:
-                assert not loading.done()
-                await asyncio.sleep(0.05)
-                [found] = await warehouse.select(sql)
-    finally:
-        stop.set()
-        await loading
+    loader = Loader(log, warehouse, Load(), b"key")
+
+    async def done() -> bool:
+        return await warehouse.select(sql) == [wanted]
+
+    await load_until(loader, done, timeout_s=30)

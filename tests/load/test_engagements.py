@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from pinstream.settings import Load, Log
 from pinstream.warehouse import schema
 from pinstream.warehouse.client import Warehouse
 from tests.collect.conftest import API_KEY, SITE, client, running
+from tests.load.loading import load_until
 
 PINNER = sha256(b"a pinner's id").hexdigest()
 ANN = sha256(b"ann@shop.example").hexdigest()
@@ -30,17 +30,13 @@ PAGE = {"site": SITE.tag_id, "consent": "yes", "event": "view_content", "line_it
 
 async def loaded(warehouse: Warehouse, folder: Path, *, records: int) -> None:
     """Let `load` take the journal in `folder`, until so many records have come."""
-    stop = asyncio.Event()
-    running_load = asyncio.create_task(Loader(JournalLog(folder, Log()), warehouse, Load(), b"key").run(stop))
+    loader = Loader(JournalLog(folder, Log()), warehouse, Load(), b"key")
     count = "SELECT (SELECT count() FROM events) + (SELECT count() FROM engagements) AS n"
-    try:
-        async with asyncio.timeout(60):
-            while (await warehouse.select(count))[0]["n"] < records:
-                assert not running_load.done()
-                await asyncio.sleep(0.05)
-    finally:
-        stop.set()
-        await running_load
+
+    async def done() -> bool:
+        return bool((await warehouse.select(count))[0]["n"] >= records)
+
+    await load_until(loader, done)
 
 
 async def rows(warehouse: Warehouse, sql: str) -> list[tuple[Any, ...]]:

@@ -14,13 +14,14 @@ from pinstream.load import loop
 from pinstream.settings import Load
 from pinstream.settings import Log as LogSettings
 from pinstream.warehouse.client import Warehouse
+from tests.load.loading import load_until
 from tests.load.test_exactly_once import BAD, ROWS, records
 
 PARTITIONS = 3
 
 
 async def test_side_by_side(tmp_path: Path, warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch) -> None:
-    log, stop = JournalLog(tmp_path / "journal", LogSettings()), asyncio.Event()
+    log = JournalLog(tmp_path / "journal", LogSettings())
     async with AsyncExitStack() as stack:
         for number in range(PARTITIONS):  # each writer has a partition of its own
             appender = await log.appender()
@@ -44,14 +45,11 @@ async def test_side_by_side(tmp_path: Path, warehouse: Warehouse, monkeypatch: p
 
     monkeypatch.setattr(warehouse, "insert", observed)
     loader = loop.Loader(log, warehouse, Load(block_rows=200, interval_s=0.05), b"secret")
-    loading = asyncio.create_task(loader.run(stop))
-    try:
-        async with asyncio.timeout(60):
-            wanted = {"rows": PARTITIONS * ROWS, "dead": PARTITIONS * BAD}
-            sql = "SELECT (SELECT count() FROM events) AS rows, (SELECT count() FROM rejected) AS dead"
-            while not loading.done() and await warehouse.select(sql) != [wanted]:
-                await asyncio.sleep(0.1)
-    finally:
-        stop.set()
-        await loading
+    wanted = {"rows": PARTITIONS * ROWS, "dead": PARTITIONS * BAD}
+    sql = "SELECT (SELECT count() FROM events) AS rows, (SELECT count() FROM rejected) AS dead"
+
+    async def done() -> bool:
+        return await warehouse.select(sql) == [wanted]
+
+    await load_until(loader, done)
     assert most == loop.INSERTS

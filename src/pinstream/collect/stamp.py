@@ -248,9 +248,8 @@ def id_of_order(raw: RawEvent) -> str:
 
 def _stamped(raw: RawEvent, who: Sender, context: Context, random: Random) -> Stamped:
     time, clamped = _time(raw.time, who.skew_ms, context)
-    if (
-        clamped and context.source == _IMPORT and time > context.now_ms
-    ):  # now would make a recent buyer of a misread date
+    # moved to now, a misread date would make a recent buyer
+    if clamped and context.source == _IMPORT and time > context.now_ms:
         raise Refused("out_of_range", "History has no time to come.", field="$.time")
     event_id, order_id, search_query, items = raw.event_id, raw.order_id, raw.search_query, raw.line_items
     if not event_id and context.source == _IMPORT:
