@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import re
 import statistics
 import sys
 import time
@@ -25,6 +24,7 @@ from loadtests.bench import broker, embedded, report
 from loadtests.bench.collect import progress, workplace
 from loadtests.bench.parts import Fault
 from loadtests.bench.processes import cores, free_port, running
+from pinstream import metrics
 from pinstream.event import EVENTS, Event, LineItem, encode
 from pinstream.eventlog.contract import Intent, Log, Partition, Record, Stored
 from pinstream.eventlog.journal import JournalLog
@@ -256,8 +256,7 @@ async def _loaded(
 
 def loaded(exposition: str) -> int:
     """Pure: how many events were inserted, from Prometheus's text format."""
-    found = re.search(r'^pinstream_loaded_total\{topic="pinstream\.events"\} ([0-9.e+]+)$', exposition, re.MULTILINE)
-    return int(float(found[1])) if found else 0
+    return int(metrics.counted(exposition, metrics.LOADED).get(EVENTS, 0))
 
 
 async def _counted(warehouse: Warehouse) -> int:
