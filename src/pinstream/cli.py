@@ -517,7 +517,8 @@ def migrate(
         print(json.dumps([plain(step) for step in steps]))
         return
     for step in steps:
-        print(f"{step.number:04d} {step.name}: {step.state}")
+        ran = step.state == "pending" and not dry_run
+        print(f"{step.number:04d} {step.name}: {'applied now' if ran else step.state}")
         if dry_run and step.state == "pending":
             print("\n".join(f"    {line}" for statement in step.statements for line in f"{statement};".splitlines()))
 
@@ -643,6 +644,9 @@ def import_file(
     ] = [],  # noqa: B006 - typer copies it
     encoding: Encoding = "utf-8",
     bad_rows: BadRows = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only read and judge the file; nothing is stored.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """History of a shop, out of its own files. Run it again after a stop: it goes on from there."""
@@ -654,11 +658,17 @@ def import_file(
     with _bad_rows(bad_rows) as name_bad:
 
         async def serve(stop: asyncio.Event) -> None:
-            wanted = roles.Imported(path=file, tag_id=site, reading=how, encoding=encoding)
+            wanted = roles.Imported(path=file, tag_id=site, reading=how, encoding=encoding, dry_run=dry_run)
             found.append(await roles.import_file(load_settings(), kind.value, wanted, stop, _say, name_bad))
 
         _run(serve)
     _imported(plain(found[0]) if found else {"finished": False}, as_json)
+    if dry_run:
+        _say("Nothing was stored: this was a dry run.")
+    else:
+        _say(
+            "In the event log. `pinstream load` (part of `up`) brings it into ClickHouse; `doctor` says how far it is."
+        )
 
 
 def _imported(report: dict[str, Any], as_json: bool) -> None:
@@ -670,6 +680,8 @@ def _imported(report: dict[str, Any], as_json: bool) -> None:
     if unknown := report.get("unknown_states"):
         named = ", ".join(f"{state} ({orders})" for state, orders in unknown.items())
         _say(f"States of orders not understood, which count as placed: {named}. Say --status refunded=WORD or so.")
+    if without := report.get("without_value"):
+        _say(f"No sum is told of {without} orders: they count, and add nothing. Name its column: --column value=...")
     if as_json:
         print(json.dumps(report))
     else:
@@ -677,7 +689,7 @@ def _imported(report: dict[str, Any], as_json: bool) -> None:
     if not report["finished"]:
         _say("Stopped. Run the same command again: what is there already is not taken twice.")
         raise typer.Exit(1)
-    if report["refused"] and not report.get("durable", report.get("members")):
+    if report["refused"] and not report.get("valid", report.get("members")):
         raise typer.Exit(1)
 
 

@@ -243,6 +243,7 @@ class Imported(msgspec.Struct, frozen=True, kw_only=True):
     tag_id: str
     reading: Reading
     encoding: str
+    dry_run: bool = False
 
 
 async def import_file(
@@ -265,6 +266,7 @@ async def import_file(
         suppressed=snapshot.suppressed,
         reading=wanted.reading,
         encoding=wanted.encoding,
+        dry_run=wanted.dry_run,
     )
     run = importing.Import(source, settings.imports_dir, say, name_bad)
     return await run.run(open_log(settings), now_ms=now_ms(), stop=stop)

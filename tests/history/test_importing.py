@@ -18,7 +18,7 @@ from pinstream.audiences.rule import Rule
 from pinstream.clock import now_ms
 from pinstream.collect.identity import digest
 from pinstream.errors import Refused, Retryable
-from pinstream.event import REASONS
+from pinstream.event import EVENTS, REASONS
 from pinstream.eventlog.journal import JournalLog
 from pinstream.history import importing
 from pinstream.history.columns import Reading, reading
@@ -88,6 +88,30 @@ async def test_an_order_of_last_year_is_in_the_profile_and_in_win_back(place: Pl
         "(SELECT sum(length(orders)) FROM visitor_profile FINAL) AS orders FROM events FINAL"
     )
     assert counted == {"n": 7, "once": 7, "orders": 4}
+
+
+async def test_a_dry_run_says_everything_and_stores_nothing(place: Place) -> None:
+    rows = [
+        ("1", stamp(9), "ann@shop.example", ""),
+        ("2", stamp(8), "bob@shop.example", "9.50"),
+        ("3", "soon", "", "1"),
+    ]
+    path = place.write("o.csv", csv(("order_number", "order_date", "billing_email", "order_total"), *rows))
+    dry = await place.take("orders", path, dry_run=True)
+    assert (
+        place.said[0]
+        == "columns: order_id from order_number, time from order_date, value from order_total, em from billing_email"
+    )
+    assert (dry.finished, dry.valid, dry.durable, dry.refused, dry.without_value) == (True, 2, 0, {"bad_value": 1}, 1)
+    assert not any(bounds.end for _, bounds in (await place.log.inspect("looker", [EVENTS])).values())
+    real = await place.take("orders", path)
+    assert (real.valid, real.durable, real.refused) == (2, 2, dry.refused)
+
+
+async def test_columns_that_are_not_taken_are_named(place: Place) -> None:
+    path = place.write("o.csv", csv(("order_id", "time", "Gesamt"), ("1", stamp(1), "5")))
+    await place.take("orders", path)
+    assert place.said[0] == "columns: order_id from order_id, time from time; nothing from Gesamt"
 
 
 # --- what shops write --------------------------------------------------------------------------------

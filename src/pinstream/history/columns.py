@@ -184,6 +184,8 @@ class Orders:
         self._columns = tuple(columns)
         self.unknown_states: dict[str, int] = {}
         """States of orders that were not understood -> how many orders, which count as placed; "other" for the rest."""
+        self.without_value = 0
+        """Orders placed of which no sum is told."""
         self._mappings = {self._columns: mapping(columns, reading)}
         if columns and not {"order_id", "time"} <= self._mappings[self._columns].keys():
             raise Refused(
@@ -191,6 +193,13 @@ class Orders:
                 "The file needs a column of the order's id and one of its time. Name them: --column order_id=... "
                 f"--column time=... The columns are {', '.join(columns)}.",
             )
+
+    def understood(self) -> str:
+        """Which column is taken for what, and which for nothing, for people; empty: every row has its own."""
+        taken = self._mappings[self._columns]
+        left = [name for name in self._columns if name not in taken.values()]
+        parts = [f"{field} from {name}" for field, name in taken.items() if field != _OWN_ID]
+        return (", ".join(parts) + (f"; nothing from {', '.join(left)}" if left else "")) if self._columns else ""
 
     def told(self, rows: Iterable[tuple[int, Mapping[str, Any] | Refused]]) -> Iterable[Told]:
         """The events of the rows' orders: each placed, and each that came to nothing."""
@@ -241,6 +250,7 @@ class Orders:
         if "time" in order:
             placed_ms = self._time_ms(order, "time")
             ended_ms = ended_ms or placed_ms
+            self.without_value += "value" not in order
             found.append(_placed(order, order_id, placed_ms, items, self._reading))
         if ended:
             # holds nobody, so it needs no one's consent

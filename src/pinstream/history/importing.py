@@ -83,16 +83,20 @@ class Source(Struct, frozen=True, kw_only=True):
     suppressed: frozenset[str] = frozenset()
     reading: Reading = Reading()
     encoding: str = "utf-8"
+    dry_run: bool = False
+    """Read and judge it, and append nothing."""
 
 
 class Report(Struct, kw_only=True):
-    """What became of a file. events = durable + dropped + refused, once it is finished."""
+    """What became of a file. events = valid + dropped + refused; durable = valid, once it is finished for real."""
 
     kind: Kind
     finished: bool = False
     rows: int = 0
     """Rows behind the head; an order may take several."""
     events: int = 0
+    valid: int = 0
+    """To be appended."""
     durable: int = 0
     """In the log, those that an earlier run appended included."""
     earlier: int = 0
@@ -103,6 +107,8 @@ class Report(Struct, kw_only=True):
     refused: dict[str, int] = {}
     unknown_states: dict[str, int] = {}
     """Of orders: what was not understood, and so counts as placed."""
+    without_value: int = 0
+    """Of orders placed: those of which no sum is told."""
     bad: list[Bad] = []
     """The first MAX_NAMED refused ones."""
     seconds: float = 0.0
@@ -153,7 +159,7 @@ class Import:
         try:
             as_of_ms = progress.as_of_ms if progress else now_ms
             await asyncio.to_thread(self._read, sorter, as_of_ms, stop)
-            if not stop.is_set():
+            if not stop.is_set() and not self._source.dry_run:
                 appender = await log.appender()
                 try:
                     await self._append(appender, sorter.ordered(), progress, as_of_ms, self._folder / name, stop)
@@ -162,7 +168,8 @@ class Import:
         finally:
             sorter.close()
         if not stop.is_set():
-            (self._folder / name).unlink(missing_ok=True)
+            if not self._source.dry_run:
+                (self._folder / name).unlink(missing_ok=True)
             self.report.finished = True
         return self.report
 
@@ -183,12 +190,15 @@ class Import:
             orders, columns = source.kind == "orders", table.columns
             latest_ms = as_of_ms + EARLY_MS
             reader = Orders(columns, source.reading, latest_ms) if orders else Events(columns, source.reading)
+            if isinstance(reader, Orders) and (understood := reader.understood()):
+                self._say(f"columns: {understood}")
             for told in reader.told(self._counted(table.rows())):
                 if stop.is_set():
                     return
                 self._take(told, context, sorter)
             if isinstance(reader, Orders):
                 self.report.unknown_states = reader.unknown_states
+                self.report.without_value = reader.without_value
         self._say(f"read {self.report.rows:,} rows: {self.report.events:,} events")
 
     def _counted(self, rows: Iterable[files.Row]) -> Iterator[files.Row]:
@@ -212,6 +222,7 @@ class Import:
         if outcome.status == "durable":
             event = msgspec.json.decode(found.records[0].value, type=_Kept)
             report.clamped += event.time_clamped
+            report.valid += 1
             sorter.put(Entry(event.time, event.event, event.event_id, found.records[0].key, found.records[0].value))
         elif outcome.status == "dropped":
             count(report.dropped, outcome.reason)
@@ -243,7 +254,6 @@ class Import:
         stop: asyncio.Event,
     ) -> None:
         report = self.report
-        total = report.events - sum(report.dropped.values()) - sum(report.refused.values())
         batch: list[Entry] = []
         for entry in entries:
             if progress and (entry.time, entry.event, entry.event_id) <= progress.last:
@@ -254,7 +264,7 @@ class Import:
             if len(batch) == APPEND_RECORDS:
                 await self._append_batch(appender, batch, as_of_ms, path, stop)
                 batch = []
-                self._tell(f"appended {report.durable:,} of {total:,} events")
+                self._tell(f"appended {report.durable:,} of {report.valid:,} events")
                 if stop.is_set():
                     return
         if batch:
