@@ -205,12 +205,9 @@ async def _direct(warehouse: Warehouse, events: list[Record], block_rows: int, f
     """Rows a second of blocks that were made before, with offsets from `first` on; the first block does not count."""
     blocks = []
     for start in range(0, len(events), block_rows):
-        part = [
-            batch.Judged(Stored(first + start + n, each.value, 0), valid=True)
-            for n, each in enumerate(events[start : start + block_rows])
-        ]
-        intent = Intent(last=part[-1].record.offset, rollup_version=schema.ROLLUP_VERSION, format=deadletter.FORMAT)
-        blocks.append(batch.build(Partition(EVENTS, 0), part, intent, SECRET))
+        part = [Stored(first + start + n, each.value, 0) for n, each in enumerate(events[start : start + block_rows])]
+        intent = Intent(last=part[-1].offset, rollup_version=schema.ROLLUP_VERSION, format=deadletter.FORMAT)
+        blocks.append(batch.build(Partition(EVENTS, 0), batch.Judged(part, set()), intent, SECRET))
     columns = schema.insert_columns("events")
     started = 0.0
     for number, block in enumerate(blocks):

@@ -356,8 +356,9 @@ async def _calm_pass(warehouse: Warehouse, found: Mapping[Partition, Sequence[St
     for partition, stored in found.items():
         check = deadletter.CHECKS[partition.topic]
         for start in range(0, len(stored), TRUTH_ROWS):
-            part = [batch.Judged(each, check(each.value)) for each in stored[start : start + TRUTH_ROWS]]
-            intent = Intent(last=part[-1].record.offset, rollup_version=schema.ROLLUP_VERSION, format=deadletter.FORMAT)
+            part = batch.judge(stored[start : start + TRUTH_ROWS], check)
+            last = part.records[-1].offset
+            intent = Intent(last=last, rollup_version=schema.ROLLUP_VERSION, format=deadletter.FORMAT)
             block = batch.build(partition, part, intent, secret)
             for table, body, token in block.inserts(partition.topic):
                 await warehouse.insert(table, schema.insert_columns(table), body, token=token)

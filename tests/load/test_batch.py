@@ -18,8 +18,8 @@ def stored(offset: int, value: bytes | None = None) -> Stored:
     return Stored(offset, good if value is None else value, 1_700_000_000_500)
 
 
-def judged(*records: Stored) -> list[batch.Judged]:
-    return [batch.Judged(record, deadletter.CHECKS[EVENTS](record.value)) for record in records]
+def judged(*records: Stored) -> batch.Judged:
+    return batch.judge(records, deadletter.CHECKS[EVENTS])
 
 
 def pending(max_rows: int, max_bytes: int = 1 << 20) -> batch.Pending:
@@ -102,13 +102,22 @@ def test_a_block_is_due_when_full_or_after_the_interval() -> None:
 def test_a_block_is_cut_at_rows_and_at_bytes_but_never_empty() -> None:
     waiting = pending(2)
     waiting.add([stored(n) for n in range(5)])
-    assert [record.offset for record, _ in waiting.take()] == [0, 1]
+    assert [record.offset for record in waiting.take().records] == [0, 1]
     one = len(stored(0).value)
     waiting.max_rows, waiting.max_bytes = 100, one * 2
-    assert [record.offset for record, _ in waiting.take()] == [2, 3]
+    assert [record.offset for record in waiting.take().records] == [2, 3]
     waiting.max_bytes = 1
-    assert [record.offset for record, _ in waiting.take()] == [4]
+    assert [record.offset for record in waiting.take().records] == [4]
     assert waiting.bytes_held == 0
+
+
+def test_a_block_takes_its_own_bad_records_along() -> None:
+    waiting = pending(3)
+    waiting.add([stored(0), stored(1, b"bad"), stored(2), stored(3), stored(4, b"bad")])
+    assert waiting.take().bad == {1}
+    assert waiting.bad == {4}
+    assert waiting.take().bad == {4}
+    assert not waiting.bad
 
 
 def test_a_replay_takes_exactly_the_intents_range() -> None:
@@ -116,8 +125,8 @@ def test_a_replay_takes_exactly_the_intents_range() -> None:
     waiting.add([stored(n) for n in (3, 4, 8, 9)])
     assert waiting.holds(8)
     assert not waiting.holds(10)
-    assert [record.offset for record, _ in waiting.take(8)] == [3, 4, 8]
-    assert [record.offset for record, _ in waiting.records] == [9]
+    assert [record.offset for record in waiting.take(8).records] == [3, 4, 8]
+    assert [record.offset for record in waiting.records] == [9]
 
 
 def test_the_writer_is_left_half_idle() -> None:

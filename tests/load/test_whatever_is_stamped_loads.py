@@ -53,7 +53,7 @@ async def test_any_event_that_is_stamped_loads_and_reads_back_equal(warehouse: W
     for values in filter(None, blocks):
         check = deadletter.CHECKS[EVENTS]
         stored = [Stored(next(offsets), value, 1) for value in values]
-        judged = [batch.Judged(record, check(record.value)) for record in stored]
+        judged = batch.judge(stored, check)
         intent = Intent(last=stored[-1].offset, rollup_version=schema.ROLLUP_VERSION, format=deadletter.FORMAT)
         block = batch.build(Partition(EVENTS, 0), judged, intent, b"key")
         assert (block.good, block.bad) == (len(values), 0)

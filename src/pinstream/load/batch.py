@@ -18,10 +18,10 @@ from pinstream.warehouse import schema
 
 
 class Judged(NamedTuple):
-    """A record, and whether it loads."""
+    """Records of one partition, and the offsets of those among them that do not load."""
 
-    record: Stored
-    valid: bool
+    records: list[Stored]
+    bad: set[int]
 
 
 class Insert(NamedTuple):
@@ -53,22 +53,25 @@ class Block(NamedTuple):
         return [each for each in both if each.body]
 
 
-def build(partition: Partition, records: Sequence[Judged], intent: Intent, secret: bytes) -> Block:
-    """The block of `records`, which are all of the partition's records from its position up to `intent.last`."""
+def judge(records: Sequence[Stored], is_valid: Callable[[bytes], bool]) -> Judged:
+    """Ask of each record whether it loads."""
+    return Judged(list(records), {offset for offset, value, _ in records if not is_valid(value)})
+
+
+def build(partition: Partition, judged: Judged, intent: Intent, secret: bytes) -> Block:
+    """The block of what was judged: all of the partition's records from its position up to `intent.last`."""
+    placed = b'{"k_partition":%d,"k_offset":%%d,"rollup_version":%d,%%s' % (partition.number, intent.rollup_version)
     rows: list[bytes] = []
     dead: list[bytes] = []
     checksum = 0
-    for record, valid in records:
-        checksum = crc32(record.value, checksum)
-        payload = record.value if valid else deadletter.rejection(partition.topic, record, secret)
-        spliced = b'{"k_partition":%d,"k_offset":%d,"rollup_version":%d,%s' % (
-            partition.number,
-            record.offset,
-            intent.rollup_version,
-            payload[1:],
-        )
-        (rows if valid else dead).append(spliced)
-    token = f"{partition.topic}:{partition.number}:{records[0].record.offset}-{intent.last}:{checksum:08x}"
+    for record in judged.records:
+        offset, value, _ = record
+        checksum = crc32(value, checksum)
+        if offset in judged.bad:
+            dead.append(placed % (offset, deadletter.rejection(partition.topic, record, secret)[1:]))
+        else:
+            rows.append(placed % (offset, value[1:]))
+    token = f"{partition.topic}:{partition.number}:{judged.records[0].offset}-{intent.last}:{checksum:08x}"
     return Block(token, b"\n".join(rows), len(rows), b"\n".join(dead), len(dead))
 
 
@@ -78,15 +81,19 @@ class Pending(Struct):
     max_rows: int
     max_bytes: int
     is_valid: Callable[[bytes], bool]
-    records: list[Judged] = []
+    records: list[Stored] = []
+    bad: set[int] = set()
+    """Offsets of those among them that do not load."""
     bytes_held: int = 0
     inserted_at: float = float("-inf")
     """Seconds on the caller's clock when the block before was inserted."""
 
     def add(self, records: Sequence[Stored]) -> None:
         """Take what was read. It is judged here, so that this is done while the block before is inserted."""
-        self.records += [Judged(record, self.is_valid(record.value)) for record in records]
-        self.bytes_held += sum(len(record.value) for record in records)
+        judged = judge(records, self.is_valid)
+        self.records += judged.records
+        self.bad |= judged.bad
+        self.bytes_held += _size(records)
 
     @property
     def full(self) -> bool:
@@ -99,22 +106,28 @@ class Pending(Struct):
 
     def holds(self, last: int) -> bool:
         """Is everything up to offset `last` here?"""
-        return bool(self.records) and self.records[-1].record.offset >= last
+        return bool(self.records) and self.records[-1].offset >= last
 
-    def take(self, last: int | None = None) -> list[Judged]:
+    def take(self, last: int | None = None) -> Judged:
         """Remove and give the next block: up to offset `last`, else up to the bounds (one record at least)."""
-        end = self._end_of_block() if last is None else sum(record.offset <= last for record, _ in self.records)
+        end = self._end_of_block() if last is None else sum(record.offset <= last for record in self.records)
         taken, self.records = self.records[:end], self.records[end:]
-        self.bytes_held -= sum(len(record.value) for record, _ in taken)
-        return taken
+        bad = {offset for offset in self.bad if offset <= taken[-1].offset}
+        self.bad -= bad
+        self.bytes_held -= _size(taken)
+        return Judged(taken, bad)
 
     def _end_of_block(self) -> int:
         total = 0
-        for index, (record, _) in enumerate(self.records[: self.max_rows]):
+        for index, record in enumerate(self.records[: self.max_rows]):
             total += len(record.value)
             if total > self.max_bytes and index:
                 return index
         return min(len(self.records), self.max_rows)
+
+
+def _size(records: Sequence[Stored]) -> int:
+    return sum(len(record.value) for record in records)
 
 
 def interval_s(at_least_s: float, insert_s: float, partitions: int) -> float:

@@ -26,9 +26,12 @@ def _check(struct: type[msgspec.Struct]) -> Callable[[bytes], bool]:
 
     def is_valid(value: bytes) -> bool:
         try:
-            value.decode()  # msgspec leaves Raw fields unread
+            if not value.isascii():
+                value.decode()  # msgspec leaves Raw fields unread
             record = decode(value)
-            return event.encode(record) == value and all(getattr(record, name) <= event.MAX_UINT64 for name in uint64)
+            if event.encode(record) != value:
+                return False
+            return not uint64 or max([getattr(record, name) for name in uint64]) <= event.MAX_UINT64
         except (msgspec.MsgspecError, UnicodeDecodeError, OverflowError, RecursionError):
             return False
 

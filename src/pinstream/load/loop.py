@@ -268,18 +268,19 @@ class Loader:
         return lane.pending.due(self._clock(), interval_s)
 
     async def _load_block(self, consumer: Consumer, partition: Partition, lane: Lane) -> None:
+        judged = lane.pending.take(lane.replay.last if lane.replay else None)
+        first, newest = judged.records[0].offset, judged.records[-1]
         if lane.replay:
-            intent, records = lane.replay, lane.pending.take(lane.replay.last)
+            intent = lane.replay
             metrics.REPLAYED.inc()
         else:
-            records = lane.pending.take()
-            intent = Intent(last=records[-1].record.offset, rollup_version=lane.version, format=deadletter.FORMAT)
-        block = batch.build(partition, records, intent, self._secret)
+            intent = Intent(last=newest.offset, rollup_version=lane.version, format=deadletter.FORMAT)
+        block = batch.build(partition, judged, intent, self._secret)
         if not lane.replay:
             self._refuse_a_bad_deploy(partition, block)
-            await self._commit(consumer, partition, records[0].record.offset, intent)
+            await self._commit(consumer, partition, first, intent)
             lane.acknowledged = True  # that commit acknowledged the block before
-        prove = partial(self._prove, consumer, partition, records[0].record.offset, intent)
+        prove = partial(self._prove, consumer, partition, first, intent)
         async with self._inserting:
             started = self._clock()
             await self._insert(consumer, partition, block, prove)
@@ -288,7 +289,7 @@ class Loader:
         lane.position = intent.last + 1
         lane.acknowledged = False
         lane.pending.inserted_at = self._clock()
-        self._measure(partition, block, records[-1].record)
+        self._measure(partition, block, newest)
 
     def _refuse_a_bad_deploy(self, partition: Partition, block: batch.Block) -> None:
         """Raise Fatal if too many of the latest records are bad. Small blocks are judged together with those before."""
