@@ -37,8 +37,9 @@ from pinstream.warehouse import schema
 from pinstream.warehouse.client import Warehouse
 
 BIN: Final = Path(sys.executable).parent
-LOOK_S: Final = 0.1
-REST_S: Final = 20.0
+LOOK_S: Final = 0.5
+REST_S: Final = 30.0
+QUIET_S: Final = 2.0
 STALL_S: Final = 60.0
 """Nothing came for so long: the run is over."""
 SECRET: Final = b"bench"
@@ -142,9 +143,11 @@ async def _rounds(options: Options, home: Path, settings: WarehouseSettings, boo
 
 
 async def _at_rest(warehouse: Warehouse) -> None:
-    """Return once no merge runs that the run before has left."""
-    deadline = time.monotonic() + REST_S
-    while (await warehouse.select("SELECT count() AS n FROM system.merges"))[0]["n"] and time.monotonic() < deadline:
+    """Return once the merges that the run before has left are done: none was seen for QUIET_S."""
+    deadline, seen = time.monotonic() + REST_S, time.monotonic()
+    while (now := time.monotonic()) < min(deadline, seen + QUIET_S):
+        if (await warehouse.select("SELECT count() AS n FROM system.merges"))[0]["n"]:
+            seen = now
         await asyncio.sleep(0.2)
 
 

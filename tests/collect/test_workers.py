@@ -315,13 +315,13 @@ async def test_a_restart_that_cannot_succeed_changes_nothing_and_a_worker_that_h
     config, ledger = tmp_path / "pinstream.toml", Ledger()
     config.write_text("")
     async with collector(tmp_path / "data", PINSTREAM_CONFIG=str(config)) as collect:
-        assert await collect.said(f"kill -HUP {collect.process.pid} replaces them")
+        await collect.wait_for(lambda: collect.said(f"kill -HUP {collect.process.pid} replaces them"))
         first = await collect.pids()
         async with load(collect.port, ledger):
             config.write_text("[collect]\nprot = 1\n")
             collect.process.send_signal(signal.SIGHUP)
             await collect.wait_for(lambda: collect.said("The workers that were not replaced go on."))
-        assert await collect.said("Did you mean")
+        await collect.wait_for(lambda: collect.said("Did you mean"))
         assert await collect.pids() == first
         assert (ledger.broken, ledger.refused, ledger.told_to_close) == ([], 0, 0)
 

@@ -6,7 +6,10 @@ lets ClickHouse drop a block it has and repair one it has half.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from itertools import accumulate
+from operator import attrgetter
 from typing import NamedTuple
 from zlib import crc32
 
@@ -110,7 +113,7 @@ class Pending(Struct):
 
     def take(self, last: int | None = None) -> Judged:
         """Remove and give the next block: up to offset `last`, else up to the bounds (one record at least)."""
-        end = self._end_of_block() if last is None else sum(record.offset <= last for record in self.records)
+        end = self._end_of_block() if last is None else bisect_right(self.records, last, key=_offset)
         taken, self.records = self.records[:end], self.records[end:]
         bad = {offset for offset in self.bad if offset <= taken[-1].offset}
         self.bad -= bad
@@ -118,16 +121,18 @@ class Pending(Struct):
         return Judged(taken, bad)
 
     def _end_of_block(self) -> int:
-        total = 0
-        for index, record in enumerate(self.records[: self.max_rows]):
-            total += len(record.value)
-            if total > self.max_bytes and index:
-                return index
+        if self.bytes_held > self.max_bytes:
+            reached = accumulate(map(len, map(_value, self.records[: self.max_rows])))
+            return max(1, bisect_right(list(reached), self.max_bytes))
         return min(len(self.records), self.max_rows)
 
 
+_offset = attrgetter("offset")
+_value = attrgetter("value")
+
+
 def _size(records: Sequence[Stored]) -> int:
-    return sum(len(record.value) for record in records)
+    return sum(map(len, map(_value, records)))
 
 
 def interval_s(at_least_s: float, insert_s: float, partitions: int) -> float:

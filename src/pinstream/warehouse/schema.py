@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import cache
 from typing import Any, Final
 
 import msgspec
@@ -45,6 +46,7 @@ _STORED_AS: Final = {
 """Key of a record -> expression that gives it back, where the column has another name or type."""
 
 
+@cache
 def insert_columns(table: str) -> tuple[str, ...]:
     """The columns an INSERT must name: the spliced ones, then the record's keys in the struct's order."""
     return SPLICED + tuple(field.encode_name for field in msgspec.structs.fields(STRUCT_OF_TABLE[table]))
