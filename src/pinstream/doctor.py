@@ -127,12 +127,13 @@ async def _log(settings: Settings) -> list[Finding]:
     try:
         async with roles.open_warehouse(settings) as warehouse:
             newest = {each: await queries.newest_offset(warehouse, *each, since_ms=since_ms) for each in standing}
+            blank = await queries.knows_nothing(warehouse)
     except (SetupFault, WarehouseError):
         return [*findings, Finding("positions", "note", "Not compared with ClickHouse, which does not answer.")]
     behind = 0
     for partition, (position, bounds) in standing.items():
         try:
-            behind += bounds.end - loop.starting_offset(partition, position, bounds, newest[partition])
+            behind += bounds.end - loop.starting_offset(partition, position, bounds, newest[partition], blank=blank)
         except LogError as exc:
             findings.append(fault("positions", exc))
     return [*findings, Finding("positions", "ok", f"At most {behind} records wait to be loaded.")]

@@ -17,12 +17,12 @@ from urllib.parse import urlsplit
 import msgspec
 
 from pinstream import ops, serving
-from pinstream.audiences import compile, membership, rule
+from pinstream.audiences import membership
 from pinstream.clock import now_ms
 from pinstream.collect import server as collect_server
 from pinstream.collect.server import Listeners
 from pinstream.console import app as console_app
-from pinstream.errors import LogError, Misconfigured, Refused, SetupFault, StateError, WarehouseAway, WarehouseError
+from pinstream.errors import Misconfigured, PositionLost, Refused, SetupFault, StateError, WarehouseAway, WarehouseError
 from pinstream.eventlog import open_log
 from pinstream.eventlog.contract import Consumer, Partition
 from pinstream.history import importing
@@ -35,7 +35,7 @@ from pinstream.push import popular, sync
 from pinstream.settings import Settings
 from pinstream.state.runs import Run
 from pinstream.state.snapshot import Snapshot
-from pinstream.state.store import PAYLOAD_KEY, Audience, Store
+from pinstream.state.store import PAYLOAD_KEY, Store
 from pinstream.supervisor import GRACE_S, Program
 from pinstream.warehouse import migrate, queries
 from pinstream.warehouse.client import Warehouse
@@ -311,13 +311,6 @@ async def drop_list(settings: Settings, tag_id: str, name: str) -> None:
         await Lists(store, warehouse).drop(gone)
 
 
-async def members(warehouse: Warehouse, audience: Audience) -> set[str]:
-    """Who is in an audience now: SHA-256 hex of e-mails."""
-    query = compile.members(rule.from_json(audience.rule), site_id=audience.site_id, now_ms=now_ms())
-    rows = await warehouse.select(f"SELECT lower(hex(em)) AS em FROM ({query.sql})", query.params)  # noqa: S608
-    return {row["em"] for row in rows}
-
-
 async def latest_syncs(settings: Settings) -> dict[int, membership.Past]:
     """By audience the latest sync that went through; none while ClickHouse is away or has no tables yet."""
     async with open_warehouse(settings) as warehouse:
@@ -373,10 +366,12 @@ async def _reset(
 ) -> dict[str, object]:
     bounds, position = await consumer.bounds(partition), await consumer.position(partition)
     newest = await queries.newest_offset(warehouse, *partition, since_ms=settings.load.positions_from_ms)
+    blank = await queries.knows_nothing(warehouse)
     told: dict[str, object] = {"topic": partition.topic, "partition": partition.number}
     try:
-        return told | {"offset": loop.starting_offset(partition, position, bounds, newest), "then": "unchanged"}
-    except LogError:
+        start = loop.starting_offset(partition, position, bounds, newest, blank=blank)
+        return told | {"offset": start, "then": "unchanged"}
+    except PositionLost:
         behind = bounds.first if newest is None else newest + 1
     offset = bounds.first if to == "oldest" else min(max(behind, bounds.first), bounds.end)
     consumer.seek(partition, offset)

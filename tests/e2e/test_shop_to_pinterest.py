@@ -14,12 +14,10 @@ from pathlib import Path
 import clickhouse_connect
 import httpx
 import pytest
-from msgspec import structs
 from playwright.async_api import Page, expect
 
-from pinstream import roles
-from pinstream.audiences import templates
-from pinstream.audiences.rule import to_json
+from pinstream.audiences import desk, templates
+from pinstream.clock import now_ms
 from pinstream.demo import stack as demo
 from pinstream.demo.shoppers import Ledger, certain_people, expected_cart_abandoners, shop
 from pinstream.demo.stack import TAG_ID, Stack, stack
@@ -158,10 +156,8 @@ async def test_the_shop_says_what_was_saved_on_pinterest_and_analysts_see_it(
     assert len(found[17]) >= 6
     assert {row["action"] for row in found[20]} == {"click"}
 
-    rule = to_json(templates.engaged())
-    assert await roles.members(
-        running.warehouse, structs.replace(running.store.audience(running.audience_id), rule=rule)
-    )
+    asked = await desk.draft(running.store, running.site.tag_id, "Engaged", templates.engaged(), {}, now_ms=now_ms())
+    assert (await desk.export(running.warehouse, asked))[0]
 
 
 def about_pins() -> dict[int, str]:

@@ -78,14 +78,15 @@ class Place:
         finally:
             await consumer.aclose()
 
-    async def load(self, warehouse: Warehouse) -> None:
-        """Bring everything that is in the log into ClickHouse."""
+    async def load(
+        self, warehouse: Warehouse, counted: str = "uniqExact(k_partition, k_offset) AS n FROM events"
+    ) -> None:
+        """Bring everything that is in the log into ClickHouse; `counted` is to become the number of records there."""
         records, stop = len(await self.stored()), asyncio.Event()
         loader = asyncio.create_task(Loader(self.log, warehouse, Load(interval_s=0.05), b"key").run(stop))
-        loaded = "SELECT uniqExact(k_partition, k_offset) AS n FROM events"
         try:
             async with asyncio.timeout(LOADED_S):
-                while not loader.done() and (await warehouse.select(loaded))[0]["n"] < records:
+                while not loader.done() and (await warehouse.select(f"SELECT {counted}"))[0]["n"] < records:
                     await asyncio.wait([loader], timeout=0.1)
         finally:
             stop.set()

@@ -90,6 +90,20 @@ async def test_an_order_of_last_year_is_in_the_profile_and_in_win_back(place: Pl
     assert counted == {"n": 7, "once": 7, "orders": 4}
 
 
+async def test_load_starts_again_where_nothing_but_old_history_was_loaded(place: Place, warehouse: Warehouse) -> None:
+    rows = [(str(n), stamp(900), f"p{n}@shop.example", "9.50") for n in range(3)]
+    path = place.write("o.csv", csv(("order_number", "order_date", "billing_email", "order_total"), *rows))
+    assert (await place.take("orders", path)).durable == 3
+    people = "count() AS n FROM visitor_profile FINAL"
+    await place.load(warehouse, people)
+    await warehouse.command("OPTIMIZE TABLE events FINAL")
+    assert await warehouse.select("SELECT 1 FROM events") == []  # older than what is kept
+
+    more = place.write("more.csv", csv(("order_id", "time", "email"), ("9", stamp(2), "new@shop.example")))
+    await place.take("orders", more)
+    await place.load(warehouse, "count() + 3 AS n FROM events")
+
+
 async def test_a_dry_run_says_everything_and_stores_nothing(place: Place) -> None:
     rows = [
         ("1", stamp(9), "ann@shop.example", ""),

@@ -31,7 +31,11 @@ def intent(last: int, format: int = 1) -> Intent:
 def test_reading_goes_on_at_the_stored_position(
     position: Position, bounds: Bounds, newest: int | None, start: int
 ) -> None:
-    assert starting_offset(P, position, bounds, newest) == start
+    assert starting_offset(P, position, bounds, newest, blank=newest is None) == start
+
+
+def test_a_partition_whose_rows_are_all_deleted_is_none_of_a_lost_warehouse() -> None:
+    assert starting_offset(P, Position(60, None), Bounds(0, 100), None, blank=False) == 60
 
 
 @pytest.mark.parametrize(
@@ -52,9 +56,9 @@ def test_a_position_that_contradicts_log_or_warehouse_is_refused(
     position: Position, bounds: Bounds, newest: int | None
 ) -> None:
     with pytest.raises(PositionLost, match="reset-positions"):
-        starting_offset(P, position, bounds, newest)
+        starting_offset(P, position, bounds, newest, blank=newest is None)
 
 
 def test_an_intent_of_a_newer_program_is_refused() -> None:
     with pytest.raises(Fatal, match="newer pinstream"):
-        starting_offset(P, Position(60, intent(79, format=99)), Bounds(0, 100), 59)
+        starting_offset(P, Position(60, intent(79, format=99)), Bounds(0, 100), 59, blank=False)

@@ -273,6 +273,29 @@ async def test_a_small_list_is_not_held_back(shop: Shop) -> None:
     assert shop.members() == set()
 
 
+async def test_who_withdrew_goes_although_the_rule_cannot_be_asked(shop: Shop) -> None:
+    await shop.carted(1, 2, 3)
+    await shop.sync()
+    await shop.withdrew(2)
+    shop.parts.store.set_audience(shop.link.audience_id, rule='{"all": [{"type": "of a newer program"}]}')
+    with pytest.raises(Refused):
+        await shop.sync()
+    assert shop.members() == people(1, 3)
+    assert shop.link.state == "error"
+
+
+async def test_a_disabled_audience_tells_only_of_what_it_does(shop: Shop) -> None:
+    await shop.carted(1, 2, 3, 4)
+    await shop.sync()
+    shop.parts.store.set_audience(shop.link.audience_id, enabled=False)
+    await shop.ordered(2, 3, 4)
+    await shop.carted(5)
+    await shop.withdrew(1)
+    run = await shop.sync(config=strict())
+    assert (run.status, run.desired, run.members, run.adds, run.removes, run.held) == ("done", 3, 4, 0, 1, 0)
+    assert shop.members() == people(2, 3, 4)
+
+
 async def test_a_disabled_audience_still_lets_people_withdraw(shop: Shop) -> None:
     await shop.carted(1, 2)
     await shop.sync()

@@ -183,6 +183,16 @@ def test_an_audience_reads_back_and_changes(store: Store) -> None:
     assert store.set_audience(number, name=" Carts ").name == "Carts"
 
 
+def test_removals_that_were_confirmed_are_asked_for_again_with_another_rule(store: Store) -> None:
+    number = an_audience(store)
+    link = store.connect(audience_id=number, ad_account_id="549755885175", now_ms=NOW)
+    store.set_connection(link.id, removals_confirmed=True)
+    store.set_audience(number, name="Other")
+    assert store.connection(link.id).removals_confirmed
+    store.set_audience(number, rule="{}")
+    assert not store.connection(link.id).removals_confirmed
+
+
 def test_a_name_is_taken_once_in_a_site(store: Store) -> None:
     an_audience(store)
     with pytest.raises(Refused, match="already"):

@@ -319,6 +319,7 @@ async def dry_run(warehouse: Warehouse, asked: Subject) -> DryRun:
     target = Target(site_id=site_id, audience_id=audience.id, run_id=0)
     withdrawn = compile.withdrawn(site_id=site_id, now_ms=asked.now_ms)
     counts, gone = await membership.compare(warehouse, target, wanted, withdrawn)
+    counts = counts if audience.enabled else counts.disabled(gone)
     return DryRun(id=audience.id, name=audience.name, **_fields(counts), withdrawn=gone)
 
 

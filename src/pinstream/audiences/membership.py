@@ -73,24 +73,29 @@ class Counts(Struct, frozen=True, kw_only=True):
     adds: int
     removes: int
 
+    def disabled(self, asked: int) -> Counts:
+        """The same while the audience is disabled: nobody comes in, and only those `asked` who want it go."""
+        return Counts(desired=self.members - asked, members=self.members, adds=0, removes=asked)
+
 
 @asynccontextmanager
-async def desired(warehouse: Warehouse, target: Target, wanted: Query) -> AsyncIterator[None]:
+async def desired(warehouse: Warehouse, target: Target, wanted: Query | None) -> AsyncIterator[None]:
     """Keep the people of `wanted` in `audience_desired` while the block runs: one moment's answer for all its queries.
 
-    `wanted`: as of `compile.members`.
+    `wanted`: as of `compile.members`; None: nobody.
 
     What killed runs of this audience left there is thrown away first, also under this run's own id: the ids of a
     state database that was restored come again.
     """
     await _drop_left(warehouse, target)
-    sql = (
-        "INSERT INTO audience_desired (site_id, audience_id, run_id, em, full_set) "  # noqa: S608 - constants of compile.py; values are bound
-        "SELECT {site:UInt32} AS site_id, {audience:UInt32} AS audience_id, {run:UInt64} AS run_id, em, full_set "
-        f"FROM ({wanted.sql})"
-    )
     try:
-        await warehouse.command(sql, wanted.params | target.params())
+        if wanted:
+            sql = (
+                "INSERT INTO audience_desired (site_id, audience_id, run_id, em, full_set) "  # noqa: S608 - constants of compile.py; values are bound
+                "SELECT {site:UInt32} AS site_id, {audience:UInt32} AS audience_id, {run:UInt64} AS run_id, em, "
+                f"full_set FROM ({wanted.sql})"
+            )
+            await warehouse.command(sql, wanted.params | target.params())
         yield
     finally:
         try:

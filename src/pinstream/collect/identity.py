@@ -107,7 +107,8 @@ def hashed(key: str, value: str, region: str, path: str) -> str:
         raise Refused("bad_value", "This is a template's leftover, not an identifier.", field=path)
     plain = _phone(trimmed, region) if key == "ph" else _NORMAL[key](trimmed.lower())
     if not plain:
-        raise Refused("bad_value", f"This is no valid {key}.", field=path)
+        where = " Write it with its country, as +49 ..., or set the site's --phone-region." if key == "ph" else ""
+        raise Refused("bad_value", f"This is no valid {key}.{where}", field=path)
     return digest(plain)
 
 

@@ -19,7 +19,7 @@ from msgspec import Struct, structs
 
 from pinstream import roles, serving
 from pinstream import settings as settings_module
-from pinstream.audiences import templates
+from pinstream.audiences import desk, templates
 from pinstream.audiences.rule import to_json
 from pinstream.clock import now_ms
 from pinstream.demo.shop import app as shop
@@ -110,7 +110,9 @@ class Stack(Struct, frozen=True):
 
     async def audience_members(self) -> set[str]:
         """Who is in the audience now, as ClickHouse sees it: SHA-256 hex of their e-mails."""
-        return await roles.members(self.warehouse, self.store.audience(self.audience_id))
+        asked = await desk.subject(self.store, self.audience_id, self.settings.audiences.rates, now_ms=now_ms())
+        _, members = await desk.export(self.warehouse, asked)
+        return set(members)
 
 
 @asynccontextmanager

@@ -235,11 +235,12 @@ class Loader:
             position = await consumer.position(partition)
             bounds = await consumer.bounds(partition)
             newest = await self._patiently(consumer, partial(self._newest, partition), generation)
+            blank = await self._patiently(consumer, partial(queries.knows_nothing, self._warehouse), generation)
             flip = await self._patiently(consumer, partial(flips.latest, self._warehouse), generation)
             if consumer.generation != generation:
                 return
             self._flip = max(self._flip, flip)
-            start = starting_offset(partition, position, bounds, newest)
+            start = starting_offset(partition, position, bounds, newest, blank=blank)
             consumer.seek(partition, start)
             pending = batch.Pending(
                 max_rows=self._settings.block_rows,
@@ -426,8 +427,13 @@ class Loader:
         metrics.FRESHNESS_S.observe(max(0.0, time.time() - newest.appended_ms / 1000))
 
 
-def starting_offset(partition: Partition, position: Position, bounds: Bounds, newest: int | None) -> int:
+def starting_offset(
+    partition: Partition, position: Position, bounds: Bounds, newest: int | None, *, blank: bool
+) -> int:
     """Where to read on, given what is committed, what the log holds, and what ClickHouse holds. Pure.
+
+    `newest`: the highest offset of the partition there, None for none; `blank`: no event ever came in there. The one
+    without the other is nothing to wonder at: the rows of old history are deleted soon after they were counted.
 
     Raises:
         PositionLost: they contradict each other; going on would skip or double records.
@@ -452,7 +458,7 @@ def starting_offset(partition: Partition, position: Position, bounds: Bounds, ne
         )
     if newest is not None and newest > last_done:
         raise PositionLost(f"{name}: ClickHouse holds offset {newest}, beyond the stored position {start}. {_MEND}")
-    if newest is None and intent is None and start > bounds.first and partition.topic == event.EVENTS:
+    if blank and intent is None and start > bounds.first and partition.topic == event.EVENTS:
         raise PositionLost(f"{name}: records up to {start - 1} were loaded, but ClickHouse holds none of them. {_MEND}")
     return start
 

@@ -30,7 +30,16 @@ from pinstream.audiences import compile, membership, rule, words
 from pinstream.audiences.compile import Money, Query
 from pinstream.audiences.membership import Counts, Target
 from pinstream.clock import now_ms
-from pinstream.errors import PinstreamError, PinterestAway, PinterestError, PinterestRefused, RateLimited, StateError
+from pinstream.errors import (
+    PinstreamError,
+    PinterestAway,
+    PinterestError,
+    PinterestRefused,
+    RateLimited,
+    Refused,
+    StateError,
+    WarehouseError,
+)
 from pinstream.pinterest import audiences, lists
 from pinstream.pinterest.client import Client
 from pinstream.privacy import suppress
@@ -38,7 +47,7 @@ from pinstream.push import plan
 from pinstream.push.ledger import Ledger
 from pinstream.settings import Push, Settings
 from pinstream.state.runs import Chunk, Run
-from pinstream.state.store import Link, Store
+from pinstream.state.store import Audience, Link, Store
 from pinstream.warehouse.client import Warehouse
 
 logger = logging.getLogger(__name__)
@@ -133,21 +142,42 @@ class _Sync:
         target = Target(site_id=audience.site_id, audience_id=audience.id, run_id=run_id)
         await suppress.carry(self._parts.store, self._parts.warehouse, audience.site_id)
         now_ms = self._parts.clock_ms()
-        currency = await asyncio.to_thread(self._parts.store.currency, audience.site_id)
-        money = Money(currency=currency, rates=self._parts.rates)
-        wanted = compile.members(rule.from_json(audience.rule), site_id=audience.site_id, now_ms=now_ms, money=money)
         withdrawn = compile.withdrawn(site_id=audience.site_id, now_ms=now_ms)
-        async with membership.desired(self._parts.warehouse, target, wanted):
+        if not audience.enabled:
+            await self._plan_withdrawn(target, link, withdrawn)
+            return 0, []
+        async with contextlib.AsyncExitStack() as snapshot:
+            try:
+                wanted = await self._wanted(audience, now_ms)
+                await snapshot.enter_async_context(membership.desired(self._parts.warehouse, target, wanted))
+            except (Refused, WarehouseError):  # whatever is wrong with the rule, who withdrew must not wait for it
+                await self._plan_withdrawn(target, link, withdrawn)
+                await self._send_planned(run_id)
+                raise
             counts = await self._counts(target, link)
             full = await membership.count_full(self._parts.warehouse, target)
             held = await self._held(target, counts, withdrawn, link)
             await self._ledger.note(run_id, counts, held)
-            await self._plan_chunks(target, withdrawn if held or not audience.enabled else None)
+            await self._plan_chunks(target, withdrawn if held else None)
         notes = [words.Speaker("en")("full", full)] if full else []
         if held:
             notes.insert(0, plan.guard(self._parts.config).sentence(counts.members, held, audience.id))
             logger.warning("connection %d: %s", self._ledger.connection_id, notes[0])
         return held, notes
+
+    async def _wanted(self, audience: Audience, now_ms: int) -> Query:
+        """Who should be in. Raises Refused if the rule is not valid."""
+        currency = await asyncio.to_thread(self._parts.store.currency, audience.site_id)
+        money = Money(currency=currency, rates=self._parts.rates)
+        return compile.members(rule.from_json(audience.rule), site_id=audience.site_id, now_ms=now_ms, money=money)
+
+    async def _plan_withdrawn(self, target: Target, link: Link, withdrawn: Query) -> None:
+        """Write down the chunks that remove who withdrew, whatever the rule says."""
+        async with membership.desired(self._parts.warehouse, target, None):
+            counts = await self._counts(target, link)
+            asked = await membership.count_removes(self._parts.warehouse, target, only=withdrawn)
+            await self._ledger.note(target.run_id, counts.disabled(asked), 0)
+            await self._plan_chunks(target, withdrawn)
 
     async def _counts(self, target: Target, link: Link) -> Counts:
         """How wanted and actual members compare. Without a list nobody is a member, whatever was recorded."""

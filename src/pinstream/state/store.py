@@ -275,6 +275,8 @@ class Store:
     ) -> Audience:
         """Change an audience; what is None stays. Of a disabled one, a sync only removes who withdrew.
 
+        Removals that were confirmed were those of the rule before: with another one they are asked for again.
+
         Raises Refused if there is none, or the name is taken.
         """
         if rule is not None and len(rule.encode()) > MAX_RULE_BYTES:
@@ -286,6 +288,9 @@ class Store:
             try:
                 with database.writing(self.engine) as connection:
                     connection.execute(update(AUDIENCE).where(AUDIENCE.c.id == audience_id).values(**changes))
+                    if rule is not None:
+                        mirrors = update(CONNECTION).where(CONNECTION.c.audience_id == audience_id)
+                        connection.execute(mirrors.values(removals_confirmed=False))
             except IntegrityError as exc:
                 raise Refused("bad_value", _taken(name), field="name") from exc
         return self.audience(audience_id)
@@ -325,10 +330,14 @@ class Store:
             "created_ms": now_ms,
             "last_run_ms": 0,
         }
-        number = self._add(CONNECTION, values, f"Audience {audience_id} is connected already.")
-        name = f"pinstream {site.name[:60] or site.tag_id} {audience.name} #{number}-{install}"
-        with database.writing(self.engine) as connection:
-            connection.execute(update(CONNECTION).where(CONNECTION.c.id == number).values(list_name=name))
+        try:
+            with database.writing(self.engine) as connection:
+                added = connection.execute(insert(CONNECTION).values(**values).returning(CONNECTION.c.id))
+                number = int(added.scalar_one())
+                name = f"pinstream {site.name[:60] or site.tag_id} {audience.name} #{number}-{install}"
+                connection.execute(update(CONNECTION).where(CONNECTION.c.id == number).values(list_name=name))
+        except IntegrityError as exc:
+            raise Refused("bad_value", f"Audience {audience_id} is connected already.") from exc
         return self.connection(number)
 
     def connections(self) -> list[Link]:
