@@ -665,7 +665,7 @@ def import_file(
     _imported(plain(found[0]) if found else {"finished": False}, as_json)
     if dry_run:
         _say("Nothing was stored: this was a dry run.")
-    else:
+    elif found and found[0].durable:
         _say(
             "In the event log. `pinstream load` (part of `up`) brings it into ClickHouse; `doctor` says how far it is."
         )
@@ -681,7 +681,7 @@ def _imported(report: dict[str, Any], as_json: bool) -> None:
         named = ", ".join(f"{state} ({orders})" for state, orders in unknown.items())
         _say(f"States of orders not understood, which count as placed: {named}. Say --status refunded=WORD or so.")
     if without := report.get("without_value"):
-        _say(f"No sum is told of {without} orders: they count, and add nothing. Name its column: --column value=...")
+        _say(f"No sum is told of {without} orders: they add nothing to totals. Name its column: --column value=...")
     if as_json:
         print(json.dumps(report))
     else:

@@ -374,8 +374,8 @@ def _erased_devices(world: World, devices: set[int], kinds: set[str]) -> bool:
 
 
 def _said_ms(one: Seen) -> int:
-    """A yes is as old as its event, a no counts from when it was received."""
-    return min(one.time_ms, one.received_ms) if _word(one) == 1 else one.received_ms
+    """A yes is as old as its event, a no counts from when it was received, unless it is history."""
+    return min(one.time_ms, one.received_ms) if _word(one) == 1 or one.source == "import" else one.received_ms
 
 
 def _word(one: Seen) -> int:
@@ -436,7 +436,7 @@ def _is(who: _Who, condition: Condition) -> bool:  # noqa: PLR0912 - one line a 
 
 
 def _inside(time_ms: int, days: int) -> bool:
-    return NOW_S - days * DAY <= time_ms // 1000 < NOW_S
+    return NOW_S - days * DAY <= time_ms // 1000
 
 
 def _on(time_ms: int) -> date:
@@ -450,8 +450,8 @@ def _did(who: _Who, condition: Did) -> bool:
             times[one.event, one.event_id or id(one)].append(one.time_ms)
     if condition.at_least == 1:
         return any(_inside(time_ms, condition.within_days) for each in times.values() for time_ms in each)
-    first, last = _on(NOW_MS) - timedelta(days=condition.within_days), _on(NOW_MS)
-    counted = [each for each in times.values() if any(first <= _on(time_ms) <= last for time_ms in each)]
+    first = _on(NOW_MS) - timedelta(days=condition.within_days)
+    counted = [each for each in times.values() if any(first <= _on(time_ms) for time_ms in each)]
     return len(counted) >= condition.at_least
 
 

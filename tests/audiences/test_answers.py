@@ -56,7 +56,7 @@ DELETE FROM device WHERE em IN (SELECT em FROM mail GROUP BY em HAVING count(*) 
 
 -- consent: the latest word of each visitor, a no before a yes
 CREATE TABLE word AS SELECT visitor, max(row(said, no)) AS latest FROM (
-    SELECT visitor, CASE WHEN event = 'consent_withdrawn' OR consent = 'no' THEN received_ms
+    SELECT visitor, CASE WHEN source <> 'import' AND (event = 'consent_withdrawn' OR consent = 'no') THEN received_ms
         ELSE least(time_ms, received_ms) END AS said, event = 'consent_withdrawn' OR consent = 'no' AS no
     FROM ev WHERE visitor <> 0 AND (event = 'consent_withdrawn' OR consent <> 'unknown')) GROUP BY visitor;
 

@@ -54,7 +54,8 @@ class Dice(random.Random):
         return value if self.random() < chance else None
 
     def ago_s(self) -> int:
-        return self.choice([self.choice(EDGES), self.randint(1, 8 * DAY), self.randint(1, 40 * DAY)])
+        """Some clocks are ahead."""
+        return self.choice([self.choice(EDGES), self.randint(-300, 8 * DAY), self.randint(1, 40 * DAY)])
 
     # --- worlds
 
@@ -236,7 +237,7 @@ def test_engine_and_specification_agree(warehouse: Warehouse, monkeypatch: pytes
         await client.aclose()
 
     asyncio.run(ask())
-    assert hits > WORLDS * RULES, "the random worlds are too empty to prove anything"
+    assert hits > WORLDS * RULES / 4, "the random worlds are too empty to prove anything"
 
 
 def test_the_names_of_the_dice() -> None:

@@ -13,7 +13,7 @@ from pinstream.collect import identity, intake, scrub, stamp, wire
 from pinstream.collect.stamp import Context, Decision, Dropped
 from pinstream.collect.wire import Envelope
 from pinstream.errors import Refused
-from pinstream.event import EARLY_MS, LATE_MS, MAX_PROPS_BYTES, Event, LineItem, RawEvent
+from pinstream.event import EARLY_MS, LATE_MS, MAX_PROPS_BYTES, Event, LineItem, RawEvent, canonical_name
 from pinstream.state.snapshot import Site
 
 NOW = 1_795_291_391_000
@@ -148,6 +148,27 @@ def test_an_imported_orders_id_is_its_events(name: str, source: Any, made: str |
     assert (found.event_id == "A-17") == (made is not None)
     given = event(RawEvent(event=name, order_id="A-17", event_id="own"), envelope(), context(source=source))
     assert given.event_id == "own"
+
+
+@pytest.mark.parametrize(("name", "source"), [("OrderRefunded", "api"), ("order_cancelled", "import")])
+@pytest.mark.parametrize(("said", "suppressed"), [("", False), ("no", False), ("yes", True)])
+def test_that_an_order_came_to_nothing_needs_no_consent_and_names_nobody(
+    name: str, source: Any, said: Any, suppressed: bool
+) -> None:
+    sent = envelope(consent=said, visitor_id=OTHER, user={"em": ("ann@shop.example",)}, epik="dj0yxyz")
+    where = context(source=source, suppressed=frozenset({sha("ann@shop.example")}) if suppressed else frozenset())
+    raw = RawEvent(event=name, order_id="A-17", url="https://shop.example/?a", value=9.5, time=NOW - DAY_MS)
+    found = event(raw, sent, where)
+    fields = {"event": canonical_name(name), "time": NOW - DAY_MS, "order_id": "A-17", "source": source}
+    assert {key: getattr(found, key) for key in fields} == fields
+    assert found == Event(event_id=found.event_id, site_id=SITE.id, received_ms=NOW, **fields)
+    assert found.event_id == "A-17" or source == "api"
+
+
+def test_of_a_browser_it_needs_consent_and_so_does_one_without_its_order() -> None:
+    no = envelope(consent="no")
+    assert stamped(RawEvent(event="order_refunded", order_id="A-17"), no) == Dropped("consent")
+    assert stamped(RawEvent(event="order_refunded"), no, context(source="api")) == Dropped("consent")
 
 
 # --- consent -----------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 
@@ -120,6 +121,13 @@ async def test_a_dry_run_says_everything_and_stores_nothing(place: Place) -> Non
     assert not any(bounds.end for _, bounds in (await place.log.inspect("looker", [EVENTS])).values())
     real = await place.take("orders", path)
     assert (real.valid, real.durable, real.refused) == (2, 2, dry.refused)
+
+
+async def test_of_shopify_the_column_that_is_the_orders_id_is_told(place: Place) -> None:
+    path = place.write("o.csv", f"{SHOPIFY},\x1bNote,\n")
+    await place.take("orders", path)
+    assert place.said[0].startswith("columns: order_id from Id, ")
+    assert place.said[0].endswith("; nothing from Paid at, ?Note")
 
 
 async def test_columns_that_are_not_taken_are_named(place: Place) -> None:
@@ -299,6 +307,19 @@ async def test_without_consent_nothing_is_stored_and_people_who_are_gone_stay_aw
     report = await place.take("orders", path, Reading(), suppressed=frozenset({em("bob@shop.example")}))
     assert (report.events, report.durable, report.dropped) == (3, 0, {"consent": 2, "suppressed": 1})
     assert b"ann@" not in b"".join(file.read_bytes() for file in (place.folder / "imports").iterdir())
+
+
+async def test_a_visitors_no_of_long_ago_is_taken_as_of_then_and_once(place: Place) -> None:
+    visitor, ago = "019a63f2-7c1e-7d0a-9b42-5f2c1d8e9a10", stamp(90)
+    row = {"event": "page_visit", "visitor_id": visitor, "time": ago, "consent": "no"}
+    path = place.write("e.jsonl", json.dumps(row) + "\n")
+    for _ in range(2):
+        report = await place.take("events", path, Reading())
+        assert (report.events, report.dropped, report.withdrawals, report.durable) == (1, {"consent": 1}, 1, 1)
+    first, second = await place.stored()
+    assert first == second | {"received_ms": first["received_ms"]}
+    assert first["event"] == "consent_withdrawn"
+    assert datetime.fromtimestamp(first["time"] / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S") == ago
 
 
 async def test_what_is_older_than_400_days_is_moved_and_counted(place: Place) -> None:

@@ -243,7 +243,7 @@ class _Text:
         self._full: list[str] = []
         self._level = level
         self._worth = money
-        self._now_s = -(-now_ms // 1000)  # the second that is running counts as past
+        self._now_s = now_ms // 1000
         self._facts: dict[tuple[str, str], str] = {}
         self._lookups: dict[str, str] = {}
         self._figures: dict[str, str] = {}
@@ -374,10 +374,6 @@ class _Text:
         self.params[name] = value
         return f"{{{name}:{kind}}}"
 
-    @property
-    def _now(self) -> str:
-        return self._bound("UInt32", self._now_s, "now")
-
     def _since(self, name: str, ago_s: int) -> str:
         return f"toDateTime({self._bound('UInt32', max(0, self._now_s - ago_s), name)})"
 
@@ -385,22 +381,19 @@ class _Text:
         return self._since(f"since_{days}d", days * 86_400)
 
     def _window(self, column: str, days: int) -> str:
-        return f"{column} >= {self._days_ago(days)} AND {column} < toDateTime({self._now})"
+        """Since then. What lies ahead of now, which `collect` allows clocks for EARLY_MS, counts as of just now."""
+        return f"{column} >= {self._days_ago(days)}"
 
     def _whole_days(self, column: str, days: int) -> str:
         """Today and the days before, in UTC."""
-        first = f"toDate({self._days_ago(days)}, 'UTC')"
-        return f"{column} >= {first} AND {column} <= toDate(toDateTime({self._now}), 'UTC')"
+        return f"{column} >= toDate({self._days_ago(days)}, 'UTC')"
 
     # --- conditions
 
     def _latest(self, columns: Sequence[str], days: int) -> _Part:
-        """One of the profile's times lies in the window. What is not past yet is not seen yet."""
-        known = [
-            self._fact(f"if({column} < toDateTime({self._now}), {column}, toDateTime(0))", "max") for column in columns
-        ]
-        since = self._days_ago(days)
-        holds = " OR ".join(f"{name} >= {since}" for name in known)
+        """One of the profile's times lies in the window."""
+        known = [self._fact(column, "max") for column in columns]
+        holds = " OR ".join(self._window(name, days) for name in known)
         return _Part(f"({holds})", f"toUInt32({_greatest(known)})")
 
     def _first_seen(self, condition: FirstSeen) -> _Part:
@@ -448,8 +441,7 @@ class _Text:
         if counted:
             when = self._whole_days("toDate(event_time, 'UTC')", days)
         else:  # a bound in whole seconds would leave out parts that hold nothing but the last second
-            since, end = (f"toDateTime64({each}, 3)" for each in (self._days_ago(days), f"toDateTime({self._now})"))
-            when = f"event_time >= {since} AND event_time < {end}"
+            when = f"event_time >= toDateTime64({self._days_ago(days)}, 3)"
         asked = [
             "site_id = {site:UInt32}",
             f"event_name IN {self._bound('Array(String)', list(condition.events))}",
@@ -500,7 +492,7 @@ class _Text:
         window = ""
         if condition.within_days:
             since = self._bound("UInt32", max(0, self._now_s - condition.within_days * 86_400))
-            window = f" AND each.4 >= {since} AND each.4 < {self._now}"
+            window = f" AND each.4 >= {since}"
         kept = self._figure(f"arrayFilter(each -> each.1 NOT IN ({_CANCELLED}){window}, {placed})")
         bounds = self._between(f"length({kept})", condition.count_at_least, condition.count_at_most, count=True)
         money = (condition.total_at_least, condition.total_below, condition.average_at_least, condition.average_below)

@@ -17,7 +17,7 @@ from pinstream.collect.stamp import Context, Dropped, Random
 from pinstream.collect.values import is_uuid
 from pinstream.collect.wire import Wire
 from pinstream.errors import Refused
-from pinstream.event import CONSENT_WITHDRAWN, EVENTS, canonical_name
+from pinstream.event import CONSENT_WITHDRAWN, EVENTS, RawEvent, canonical_name
 from pinstream.eventlog.contract import Record
 
 
@@ -87,7 +87,7 @@ def take(wire: Wire, context: Context, random: Random) -> Intake:
         if canonical_name(event.event) == CONSENT_WITHDRAWN:
             withdrew = False  # and no second record of it
             withdrawn = withdrawn or not isinstance(stored, Dropped)
-    implied = stamp.withdrawal(who, context, "", context.now_ms, random) if withdrew else None
+    implied = stamp.withdrawal(who, context, *_told(wire, context), random) if withdrew else None
     if implied:
         records.append(Record(EVENTS, implied.visitor_id, implied.value))
     cookie = (who.visitor or None) if records else None
@@ -95,6 +95,20 @@ def take(wire: Wire, context: Context, random: Random) -> Intake:
         other = context.visitor_cookie.lower() != who.visitor and is_uuid(context.visitor_cookie.lower())
         cookie = None if other else ""  # a late no is not the cookie's
     return Intake(outcomes, records, cookie, implied is not None)
+
+
+def _told(wire: Wire, context: Context) -> tuple[str, int]:
+    """Id and time of a withdrawal that a request implies: one of its own, and now; of history those of what tells it.
+
+    A no of long ago must not undo the yes that came after it, and is one however often its file is read.
+    """
+    told = [
+        (raw.time, own_id) for raw, own_id in zip(wire.events, wire.event_ids, strict=True) if isinstance(raw, RawEvent)
+    ]
+    if context.source != "import" or not told:
+        return "", 0
+    said_ms, own_id = max(told)
+    return f"{own_id}:no" if own_id else "", said_ms
 
 
 _FOUND_BY_STAMP: Final = frozenset({"$.props", "$.time"})

@@ -160,24 +160,27 @@ def sender(envelope: Envelope, context: Context) -> Sender:
 def stamp(raw: RawEvent, who: Sender, context: Context, random: Random) -> Stamped | Dropped:
     """The event to store, or the policy that forbids it. `random` makes the id of an event that has none.
 
+    That an order was cancelled or refunded is stored without a yes too, and then names nobody.
+
     Raises:
         Refused: the sender's identifiers are refused (of a withdrawal: and nothing else tells whose it is), props no
             longer fit once e-mails in them are hashed, or history is of a time to come (which holds up no withdrawal).
     """
     if canonical_name(raw.event) == CONSENT_WITHDRAWN:
-        time, _ = _time(raw.time, who.skew_ms, context)
         if who.fault and not who.visitor:
             raise who.fault
-        return withdrawal(who, context, raw.event_id, time, random) or Dropped(_policy(who.decision))
+        return withdrawal(who, context, raw.event_id, raw.time, random) or Dropped(_policy(who.decision))
     if who.dropped:
-        return Dropped(who.dropped)
+        return _undone(raw, who, context, random) or Dropped(who.dropped)
     if who.fault:
         raise who.fault
     return _stamped(raw, who, context, random)
 
 
-def withdrawal(who: Sender, context: Context, event_id: str, time: int, random: Random) -> Stamped | None:
+def withdrawal(who: Sender, context: Context, event_id: str, said_ms: int, random: Random) -> Stamped | None:
     """The record that a withdrawn consent leaves: site, visitor and time; None if nobody knows the visitor.
+
+    `said_ms`: when, by the client's clock; 0 = now.
 
     Without the visitor's own id it carries the hashes of e-mail and external id: they lead to the visitors of old.
     """
@@ -185,6 +188,7 @@ def withdrawal(who: Sender, context: Context, event_id: str, time: int, random: 
     if not visitor_id:
         return None
     person = NOBODY if who.visitor else who.person
+    time, _ = _time(said_ms, who.skew_ms, context)
     event = Event(
         event=CONSENT_WITHDRAWN,
         event_id=scrub_text(event_id, _EVENT_ID_CHARS) or uuid7(context.now_ms, random(RANDOM_BYTES)),
@@ -237,8 +241,10 @@ _TELLING: Final = re.compile(TELLING, re.IGNORECASE | re.ASCII)
 _NO_PROPS: Final = Raw(b"{}")
 _NO_MONEY: Final = RawEvent(event="-").value  # the very object: msgspec leaves a default out where it finds that
 _TAG: Final[Source] = "tag"  # the default
+_API: Final[Source] = "api"
 _IMPORT: Final[Source] = "import"
-_OF_ORDERS: Final = frozenset({CHECKOUT, ORDER_CANCELLED, ORDER_REFUNDED})
+_ENDS_OF_ORDERS: Final = frozenset({ORDER_CANCELLED, ORDER_REFUNDED})
+_OF_ORDERS: Final = _ENDS_OF_ORDERS | {CHECKOUT}
 
 
 def id_of_order(raw: RawEvent) -> str:
@@ -247,10 +253,7 @@ def id_of_order(raw: RawEvent) -> str:
 
 
 def _stamped(raw: RawEvent, who: Sender, context: Context, random: Random) -> Stamped:
-    time, clamped = _time(raw.time, who.skew_ms, context)
-    # moved to now, a misread date would make a recent buyer
-    if clamped and context.source == _IMPORT and time > context.now_ms:
-        raise Refused("out_of_range", "History has no time to come.", field="$.time")
+    time, clamped = _happened(raw, who, context)
     event_id, order_id, search_query, items = raw.event_id, raw.order_id, raw.search_query, raw.line_items
     if not event_id and context.source == _IMPORT:
         event_id = id_of_order(raw)
@@ -287,6 +290,30 @@ def _stamped(raw: RawEvent, who: Sender, context: Context, random: Random) -> St
         visitor_id = visitor_id or identity.visitor_id(context.site.id, visitor="", person=NOBODY, epik=epik)
         stamp = _stamp(context, who.person, visitor_id, who.skew_ms, clamped=clamped, epik=epik)
     return Stamped(event_id, visitor_id, encode(said)[:-1] + stamp)
+
+
+def _undone(raw: RawEvent, who: Sender, context: Context, random: Random) -> Stamped | None:
+    """The record that an order came to nothing, whatever was agreed to: of the order and nobody. None of all else.
+
+    Only a server of the shop or its history may say so.
+    """
+    name = canonical_name(raw.event)
+    if name not in _ENDS_OF_ORDERS or not raw.order_id or context.source not in (_API, _IMPORT):
+        return None
+    time, clamped = _happened(raw, who, context)
+    own_id = raw.event_id or (raw.order_id if context.source == _IMPORT else "")
+    event = Event(
+        event=name,
+        event_id=scrub_text(own_id, _EVENT_ID_CHARS) or uuid7(context.now_ms, random(RANDOM_BYTES)),
+        time=time,
+        order_id=scrub_text(raw.order_id, _ORDER_ID_CHARS),
+        site_id=context.site.id,
+        received_ms=context.now_ms,
+        source=context.source,
+        skew_ms=who.skew_ms,
+        time_clamped=clamped,
+    )
+    return Stamped(event.event_id, 0, encode(event))
 
 
 def _stamp(
@@ -340,6 +367,14 @@ def _name(sent: str) -> str:
     """Names are what analysts filter on, and see as they are: one that leads to a person is none."""
     name = scrub_text(canonical_name(sent)).strip()
     return "custom" if not name or _TELLING.search(name) else name[:_EVENT_CHARS]
+
+
+def _happened(raw: RawEvent, who: Sender, context: Context) -> tuple[int, bool]:
+    """As `_time`. Raises Refused for history of a time to come: moved to now, a misread date makes a recent buyer."""
+    time, clamped = _time(raw.time, who.skew_ms, context)
+    if clamped and context.source == _IMPORT and time > context.now_ms:
+        raise Refused("out_of_range", "History has no time to come.", field="$.time")
+    return time, clamped
 
 
 def _time(said: int, skew_ms: int, context: Context) -> tuple[int, bool]:

@@ -77,6 +77,7 @@ _WORDS: Final = {
 _STATE_OF: Final = {word: event for event, words in _WORDS.items() for word in words.split()}
 MAX_STATES: Final = 20  # unknown ones that a report names
 _STATE = re.compile(r"[^\W\d_](?:[^\W\d]|[ -]){0,39}")  # names nobody
+_MAX_SHOWN: Final = 60  # letters of a column's name
 _MAX_MAPPINGS: Final = 100  # of rows that name their columns themselves
 _MAX_ITEM_ROWS: Final = 101  # one more than an event may have, which is refused
 
@@ -167,6 +168,11 @@ def _folded(columns: Sequence[str]) -> dict[str, str]:
     return folded
 
 
+def _shown(name: str) -> str:
+    """A column's name for a terminal."""
+    return "".join(letter if letter.isprintable() else "?" for letter in name.strip()[:_MAX_SHOWN])
+
+
 # --- orders ------------------------------------------------------------------------------------------
 
 
@@ -184,8 +190,6 @@ class Orders:
         self._columns = tuple(columns)
         self.unknown_states: dict[str, int] = {}
         """States of orders that were not understood -> how many orders, which count as placed; "other" for the rest."""
-        self.without_value = 0
-        """Orders placed of which no sum is told."""
         self._mappings = {self._columns: mapping(columns, reading)}
         if columns and not {"order_id", "time"} <= self._mappings[self._columns].keys():
             raise Refused(
@@ -196,10 +200,12 @@ class Orders:
 
     def understood(self) -> str:
         """Which column is taken for what, and which for nothing, for people; empty: every row has its own."""
-        taken = self._mappings[self._columns]
-        left = [name for name in self._columns if name not in taken.values()]
-        parts = [f"{field} from {name}" for field, name in taken.items() if field != _OWN_ID]
-        return (", ".join(parts) + (f"; nothing from {', '.join(left)}" if left else "")) if self._columns else ""
+        taken = dict(self._mappings[self._columns])
+        left = [_shown(name) for name in self._columns if name.strip() and name not in taken.values()]
+        if own := taken.pop(_OWN_ID, ""):  # the name still holds the rows of an order together
+            taken["order_id"] = own
+        parts = [f"{field} from {_shown(name)}" for field, name in taken.items()]
+        return ", ".join(parts) + (f"; nothing from {', '.join(left)}" if left else "") if self._columns else ""
 
     def told(self, rows: Iterable[tuple[int, Mapping[str, Any] | Refused]]) -> Iterable[Told]:
         """The events of the rows' orders: each placed, and each that came to nothing."""
@@ -250,7 +256,6 @@ class Orders:
         if "time" in order:
             placed_ms = self._time_ms(order, "time")
             ended_ms = ended_ms or placed_ms
-            self.without_value += "value" not in order
             found.append(_placed(order, order_id, placed_ms, items, self._reading))
         if ended:
             # holds nobody, so it needs no one's consent

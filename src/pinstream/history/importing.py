@@ -24,7 +24,7 @@ from pinstream.collect.intake import Outcome
 from pinstream.collect.stamp import Context, id_of_order
 from pinstream.collect.wire import Wire
 from pinstream.errors import Refused, Retryable, SetupFault, Uncertain
-from pinstream.event import EARLY_MS, EVENTS, encode
+from pinstream.event import CHECKOUT, EARLY_MS, EVENTS, encode
 from pinstream.eventlog.contract import Appender, Log, Record
 from pinstream.history import files
 from pinstream.history.columns import Events, Orders, Reading, Told
@@ -88,13 +88,16 @@ class Source(Struct, frozen=True, kw_only=True):
 
 
 class Report(Struct, kw_only=True):
-    """What became of a file. events = valid + dropped + refused; durable = valid, once it is finished for real."""
+    """What became of a file. events + withdrawals = valid + dropped + refused; durable = valid, once it is finished
+    for real."""
 
     kind: Kind
     finished: bool = False
     rows: int = 0
     """Rows behind the head; an order may take several."""
     events: int = 0
+    withdrawals: int = 0
+    """Beside `events`: records that a visitor said no, in a row that is dropped for it."""
     valid: int = 0
     """To be appended."""
     durable: int = 0
@@ -198,7 +201,6 @@ class Import:
                 self._take(told, context, sorter)
             if isinstance(reader, Orders):
                 self.report.unknown_states = reader.unknown_states
-                self.report.without_value = reader.without_value
         self._say(f"read {self.report.rows:,} rows: {self.report.events:,} events")
 
     def _counted(self, rows: Iterable[files.Row]) -> Iterator[files.Row]:
@@ -218,12 +220,16 @@ class Import:
         except Refused as exc:
             refuse(report, Bad(told.line, exc.reason, exc.field, str(exc)), self._name_bad)
             return
-        [outcome] = found.outcomes
-        if outcome.status == "durable":
-            event = msgspec.json.decode(found.records[0].value, type=_Kept)
+        for record in found.records:
+            event = msgspec.json.decode(record.value, type=_Kept)
             report.clamped += event.time_clamped
             report.valid += 1
-            sorter.put(Entry(event.time, event.event, event.event_id, found.records[0].key, found.records[0].value))
+            if not self._source.dry_run:
+                sorter.put(Entry(event.time, event.event, event.event_id, record.key, record.value))
+        report.withdrawals += found.implied
+        [outcome] = found.outcomes
+        if outcome.status == "durable":
+            report.without_value += told.request.get("event") == CHECKOUT and "value" not in told.request
         elif outcome.status == "dropped":
             count(report.dropped, outcome.reason)
         else:

@@ -77,10 +77,11 @@ SELECT
     max(if(seen AND em_sha256 != toFixedString('', 32), (event_time, em_sha256),
         (toDateTime64(0, 3, 'UTC'), toFixedString('', 32)))) AS em,
     max(if(seen AND epik != '', (event_time, epik), (toDateTime64(0, 3, 'UTC'), ''))) AS epik,
-    -- an event that was kept back and comes after a withdrawal must not overrule it: a yes is as old as its event
+    -- an event that was kept back and comes after a withdrawal must not overrule it: a yes is as old as its event, and
+    -- so is all that history says, whose no must not overrule the yes that came after it
     -- one number, because a tuple of the two takes ten times as long to merge
     max(if(word = 0, 0,
-        4 * toUnixTimestamp64Milli(if(word = 1, least(event_time, received_at), received_at)) + word)) AS consent,
+        4 * toUnixTimestamp64Milli(if(word = 1 OR source = 'import', least(event_time, received_at), received_at)) + word)) AS consent,
     groupUniqArrayIf(2000)(CAST((event_key, if(order_id != '', cityHash64(order_id), 0), toUnixTimestamp(at), value,
         currency), 'Tuple(event UInt64, number UInt64, at UInt32, value Decimal(18, 4), currency String)'), ordered)
         AS orders,
