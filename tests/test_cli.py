@@ -227,7 +227,7 @@ async def test_what_can_be_asked_about_an_audience(run: Run, warehouse: Warehous
     listed = said(ask("list", "--json"))
     assert isinstance(listed, list)
     assert [(each["size"], each["entered"], each["left"]) for each in listed] == [(40, 3, 2), (None, None, None)]
-    assert "0 audiences are called nobody" in ask("history", "nobody").stderr
+    assert "There is no audience nobody" in ask("history", "nobody").stderr
     dry = said(ask("sync", "1", "--dry-run", "--json"))
     assert dry == [
         {
@@ -253,7 +253,7 @@ async def test_what_can_be_asked_about_an_audience(run: Run, warehouse: Warehous
         (("snippet", "--site", "nobody"), "`pinstream sites add` makes one"),
         (("snippet", "--site", "nobody", "--url", "shop.example"), "no site nobody"),
         (("keys", "revoke", "psk_x"), "keys list"),
-        (("audiences", "sync", "77"), "0 audiences are called 77"),
+        (("audiences", "sync", "77"), "There is no audience 77"),
         (("push",), "ad_account_id"),
     ],
 )

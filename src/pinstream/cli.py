@@ -608,7 +608,10 @@ File = Annotated[Path, typer.Argument(help="A .csv file, or .jsonl with an objec
 SiteOption = Annotated[str, typer.Option(help="Tag id of the site.")]
 Columns = Annotated[
     list[str],
-    typer.Option("--column", help="Which column holds what: order_id=Number. Nothing behind =: none. Repeat it."),
+    typer.Option(
+        "--column",
+        help="Which column holds what, such as em=E-Mail or order_id=Number. Nothing behind =: none. Repeat it.",
+    ),
 ]
 Encoding = Annotated[str, typer.Option(help="Of the file's texts, such as cp1252.")]
 BadRows = Annotated[Path | None, typer.Option(help="Write line and reason of every bad row here, as CSV.")]
@@ -662,7 +665,7 @@ def import_file(
             found.append(await roles.import_file(load_settings(), kind.value, wanted, stop, _say, name_bad))
 
         _run(serve)
-    _imported(plain(found[0]) if found else {"finished": False}, as_json)
+    _imported(plain(found[0]) if found else {"finished": False}, as_json, vouched=bool(consent))
     if dry_run:
         _say("Nothing was stored: this was a dry run.")
     elif found and found[0].durable:
@@ -671,11 +674,13 @@ def import_file(
         )
 
 
-def _imported(report: dict[str, Any], as_json: bool) -> None:
+def _imported(report: dict[str, Any], as_json: bool, *, vouched: bool = False) -> None:
     """What became of a file; exit code 1 if it stopped before its end, or if all of it was refused."""
     for bad in report.get("bad", [])[:20]:
         print(f"line {bad['line']}: {bad['reason']} {bad['field']} {bad['hint']}".rstrip(), file=sys.stderr)
-    if "consent" in report.get("dropped", {}):
+    if clamped := report.get("clamped"):
+        _say(f"{clamped} are older than 400 days: they count as of then in totals, and the events are not kept.")
+    if "consent" in report.get("dropped", {}) and not vouched:
         _say("Without consent nothing is stored. --consent yes, if you have it; see docs/import.md.")
     if unknown := report.get("unknown_states"):
         named = ", ".join(f"{state} ({orders})" for state, orders in unknown.items())

@@ -22,7 +22,7 @@ from tests.collect.test_corpus import BYTEWISE_BYTES, PATHS, Edge, both_paths
 
 pytestmark = pytest.mark.slow
 
-WAIT_S = 0.3  # for what never comes
+WAIT_S = 2.0  # for what never comes
 LAST = get(b"/healthz", b"Connection: close")
 SMALL = [
     case

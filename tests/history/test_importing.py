@@ -123,6 +123,21 @@ async def test_a_dry_run_says_everything_and_stores_nothing(place: Place) -> Non
     assert (real.valid, real.durable, real.refused) == (2, 2, dry.refused)
 
 
+async def test_a_german_file_is_understood_as_it_is(place: Place) -> None:
+    text = (
+        "Bestellnummer;Bestelldatum;E-Mail-Adresse;Gesamtbetrag;Währung;Bestellstatus;Artikel;Menge\n"
+        "A-1;3.11.2026;ann@shop.example;1.234,50 €;EUR;bezahlt;Stuhl;2\n"
+        "A-2;04.11.2026 18:05;bob@shop.example;9,90;EUR;erstattet;Tasse;1\n"
+    )
+    at_ms = int(datetime(2026, 11, 22, tzinfo=UTC).timestamp() * 1000)
+    report = await place.take("orders", place.write("o.csv", text), at_ms=at_ms)
+    assert (report.events, report.durable, report.without_value) == (3, 3, 0)
+    first, *_, last = await place.stored()
+    assert (first["order_id"], first["value"], first["line_items"][0]["product_name"]) == ("A-1", 1234.5, "Stuhl")
+    assert datetime.fromtimestamp(first["time"] / 1000, UTC) == datetime(2026, 11, 3, tzinfo=UTC)
+    assert datetime.fromtimestamp(last["time"] / 1000, UTC) == datetime(2026, 11, 4, 18, 5, tzinfo=UTC)
+
+
 async def test_of_shopify_the_column_that_is_the_orders_id_is_told(place: Place) -> None:
     path = place.write("o.csv", f"{SHOPIFY},\x1bNote,\n")
     await place.take("orders", path)

@@ -293,6 +293,7 @@ async def test_a_disabled_audience_tells_only_of_what_it_does(shop: Shop) -> Non
     await shop.withdrew(1)
     run = await shop.sync(config=strict())
     assert (run.status, run.desired, run.members, run.adds, run.removes, run.held) == ("done", 3, 4, 0, 1, 0)
+    assert "disabled" in run.detail
     assert shop.members() == people(2, 3, 4)
 
 

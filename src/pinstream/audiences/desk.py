@@ -133,6 +133,8 @@ class DryRun(Struct, frozen=True, kw_only=True):
     removes: int
     withdrawn: int
     """Of the removals: people who withdrew or were erased. They are never held back."""
+    enabled: bool
+    """Else nobody but them is sent."""
 
 
 def rule_of_template(key: str, changes: Sequence[str]) -> Rule:
@@ -198,8 +200,12 @@ async def subject(store: Store, audience_id: int, rates: Mapping[str, float], *,
 async def draft(
     store: Store, tag_id: str, name: str, wanted: Rule, rates: Mapping[str, float], *, now_ms: int
 ) -> Subject:
-    """An audience that is not saved, to ask about: its number is 0. Raises Refused if there is no such site."""
+    """An audience that is not saved, to ask about: its number is 0.
+
+    Raises Refused if there is no such site, or as `check_names`.
+    """
     site = await asyncio.to_thread(store.site, tag_id)
+    await asyncio.to_thread(check_names, store, site.id, wanted)
     made = Audience(id=0, site_id=site.id, name=name, rule=rule.to_json(wanted), enabled=False, created_ms=now_ms)
     return Subject(made, wanted, Money(currency=site.currency, rates=rates), now_ms, await _names(store, site.id))
 
@@ -320,7 +326,7 @@ async def dry_run(warehouse: Warehouse, asked: Subject) -> DryRun:
     withdrawn = compile.withdrawn(site_id=site_id, now_ms=asked.now_ms)
     counts, gone = await membership.compare(warehouse, target, wanted, withdrawn)
     counts = counts if audience.enabled else counts.disabled(gone)
-    return DryRun(id=audience.id, name=audience.name, **_fields(counts), withdrawn=gone)
+    return DryRun(id=audience.id, name=audience.name, **_fields(counts), withdrawn=gone, enabled=audience.enabled)
 
 
 def told(found: Explanation, language: Language) -> list[str]:

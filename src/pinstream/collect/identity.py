@@ -90,6 +90,12 @@ def _hashes(key: str, values: tuple[str, ...], region: str, path: str) -> list[s
     return hashes
 
 
+_INVALID: Final = {
+    "em": "This is no e-mail address.",
+    "ph": "This is no phone number. Write it with its country, as +49 ..., or set the site's --phone-region.",
+}
+
+
 def hashed(key: str, value: str, region: str, path: str) -> str:
     """One identifier's SHA-256; one that is hashed already is passed on in lower case.
 
@@ -107,8 +113,7 @@ def hashed(key: str, value: str, region: str, path: str) -> str:
         raise Refused("bad_value", "This is a template's leftover, not an identifier.", field=path)
     plain = _phone(trimmed, region) if key == "ph" else _NORMAL[key](trimmed.lower())
     if not plain:
-        where = " Write it with its country, as +49 ..., or set the site's --phone-region." if key == "ph" else ""
-        raise Refused("bad_value", f"This is no valid {key}.{where}", field=path)
+        raise Refused("bad_value", _INVALID.get(key, f"This is no valid {key}."), field=path)
     return digest(plain)
 
 

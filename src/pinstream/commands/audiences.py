@@ -305,7 +305,8 @@ def audiences_sync(
     found = _asked(audience, desk.dry_run)
     guard = plan.guard(load_settings().push)
     held = 0 if confirm_removals else guard.held(members=found.members, removes=found.removes, asked=found.withdrawn)
-    show([plain(found) | {"held": held}], as_json)
+    told = plain(found) | {"held": held}
+    show([told if found.enabled else told | {"note": plan.DISABLED}], as_json)
 
 
 def run_told(run: Run) -> dict[str, object]:
@@ -361,7 +362,8 @@ def _named(store: Store, wanted: str) -> Audience:
     ]
     if len(found) != 1:
         numbers = f": {', '.join(str(each.id) for each in found)}" if found else ""
-        detail = f"{len(found)} audiences are called {wanted}{numbers}. `pinstream audiences list` shows them."
+        which = f"{len(found)} audiences are called {wanted}{numbers}." if found else f"There is no audience {wanted}."
+        detail = f"{which} `pinstream audiences list` shows them."
         raise Refused("bad_value", detail)
     return found[0]
 

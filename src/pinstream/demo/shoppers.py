@@ -22,6 +22,7 @@ import msgspec
 from msgspec import Struct
 
 from pinstream.clock import now_ms
+from pinstream.collect.engagements import ACTIONS
 from pinstream.demo import pins
 from pinstream.demo.shop import cart as carts
 from pinstream.demo.shop.catalogue import CATEGORIES, CURRENCY, PRODUCTS
@@ -145,8 +146,11 @@ def certain_people(ledger: Ledger) -> set[str]:
 
 
 def _people(ledger: Ledger) -> dict[str, list[Entry]]:
-    """Durable events by e-mail, also those that a visitor sent before giving it."""
-    durable = [entry for entry in ledger.entries.values() if entry.status == "durable"]
+    """Durable events by e-mail, also those that a visitor sent before giving it.
+
+    Not what they did on Pinterest, which tells an e-mail and nothing of the browser that goes with it.
+    """
+    durable = [each for each in ledger.entries.values() if each.status == "durable" and each.event not in ACTIONS]
     em_of = {entry.visitor_id: entry.em for entry in durable if entry.em}
     people: dict[str, list[Entry]] = defaultdict(list)
     for entry in durable:

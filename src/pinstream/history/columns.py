@@ -30,27 +30,44 @@ ITEM_FIELDS: Final = (
 )
 
 _ORDERS: Final[dict[str, tuple[str, ...]]] = {
-    "order_id": ("ordernumber", "orderid", "order", "orderno"),
-    "time": ("time", "orderdate", "createdat", "datecreated", "orderedat", "date"),
-    "value": ("value", "ordertotal", "total", "totalprice", "grandtotal", "amount"),
-    "currency": ("currency", "ordercurrency"),
-    "status": ("status", "orderstatus", "financialstatus"),
+    "order_id": (
+        *("ordernumber", "orderid", "order", "orderno", "bestellnummer", "bestellnr", "auftragsnummer", "belegnummer"),
+        *("belegnr", "numérodecommande", "numerodecommande", "ncommande", "commande"),
+    ),
+    "time": (
+        *("time", "orderdate", "createdat", "datecreated", "orderedat", "date", "bestelldatum", "datum"),
+        *("datedecommande", "datecommande"),
+    ),
+    "value": (
+        *("value", "ordertotal", "total", "totalprice", "grandtotal", "amount", "gesamtbetrag", "gesamtsumme"),
+        *("betrag", "summe", "montanttotal", "montant"),
+    ),
+    "currency": ("currency", "ordercurrency", "währung", "devise"),
+    "status": ("status", "orderstatus", "financialstatus", "bestellstatus", "statut", "statutdelacommande"),
     "cancelled_at": ("cancelledat", "canceledat", "refundedat"),
     "consent": ("consent", "acceptsmarketing", "buyeracceptsmarketing"),
     "order_quantity": ("orderquantity", "itemssold", "itemcount"),
     "line_items": ("lineitems",),
     "epik": ("epik",),
-    "em": ("em", "email", "billingemail", "customeremail", "emailaddress", "emailsha256"),
-    "ph": ("ph", "phone", "billingphone", "customerphone", "phonenumber"),
+    "em": ("em", "email", "billingemail", "customeremail", "emailaddress", "emailsha256", "emailadresse", "courriel"),
+    "ph": ("ph", "phone", "billingphone", "customerphone", "phonenumber", "telefon", "telefonnummer", "téléphone"),
     "external_id": ("externalid", "customerid", "userid", "customeruser"),
-    "product_id": ("productid", "lineitemsku", "itemsku", "sku"),
-    "product_name": ("productname", "lineitemname", "itemname"),
-    "product_category": ("productcategory", "itemcategory", "category"),
+    "product_id": ("productid", "lineitemsku", "itemsku", "sku", "artikelnummer", "artikelnr", "référence"),
+    "product_name": ("productname", "lineitemname", "itemname", "artikelname", "artikel", "produit", "article"),
+    "product_category": ("productcategory", "itemcategory", "category", "kategorie", "catégorie"),
     "product_brand": ("productbrand", "vendor", "brand"),
     "product_variant": ("productvariant",),
     "product_variant_id": ("productvariantid", "variationid"),
-    "product_price": ("productprice", "lineitemprice", "itemprice"),
-    "product_quantity": ("productquantity", "lineitemquantity", "itemquantity", "quantity"),
+    "product_price": ("productprice", "lineitemprice", "itemprice", "einzelpreis", "prixunitaire"),
+    "product_quantity": (
+        "productquantity",
+        "lineitemquantity",
+        "itemquantity",
+        "quantity",
+        "menge",
+        "anzahl",
+        "quantité",
+    ),
 }
 """Field -> its names, the best one first."""
 _SHOPIFY: Final = frozenset({"financialstatus", "lineitemname", "name"})
@@ -92,7 +109,7 @@ class Reading(Struct, frozen=True, kw_only=True):
     zone: tzinfo = UTC
     """Of times that name none."""
     time_format: str = ""
-    """As `datetime.strptime` has it; empty: ISO 8601, or a number of seconds or milliseconds since 1970."""
+    """As `datetime.strptime` has it; empty: ISO 8601, 31.12.2026, or seconds or milliseconds since 1970."""
     states: Mapping[str, str] = {}
     """The shop's own word for an order's state, in small letters -> the event that it means."""
 
@@ -329,6 +346,8 @@ class Events:
 
     def _request(self, fields: Mapping[str, Any]) -> dict[str, Any]:
         found = {self._renamed.get(name, name): value for name, value in fields.items()}
+        if "event" not in found and "event_name" in found:  # as ClickHouse's column is called
+            found["event"] = found.pop("event_name")
         if "events" in found:
             raise Refused("bad_value", "One event a line.", field="$.events")
         if "time" in found:
@@ -346,6 +365,8 @@ class Events:
 _HOW_TIMES: Final = "Say how times are written: --time-format, --time-zone."
 _OFFSET = re.compile(r"\s+(?=[+-]\d\d:?\d\d$)")
 _DIGITS = re.compile(r"\d{9,14}(?:\.\d+)?")
+_DOTTED = re.compile(r"\d{1,2}\.\d{1,2}\.\d{4}(?: \d\d:\d\d(?::\d\d)?)?")  # the day first, wherever it is written
+_DOTTED_FORMATS: Final = ("%d.%m.%Y", "%d.%m.%Y %H:%M", "%d.%m.%Y %H:%M:%S")  # by the number of colons
 _MILLISECONDS_FROM: Final = 100_000_000_000
 _GROUPS: Final = r"[1-9]\d{{0,2}}(?P<mark>[{}' \u00a0\u202f\u2019])\d{{3}}(?:(?P=mark)\d{{3}})*"  # a mark of thousands
 _COMMA = re.compile(rf"-?(?:(?:{_GROUPS.format('.')}|\d+),\d{{1,2}}|0,\d+)")
@@ -362,6 +383,8 @@ def time_ms(value: Any, reading: Reading, field: str) -> int:
     try:
         if reading.time_format:
             found = datetime.strptime(text, reading.time_format)  # noqa: DTZ007  the zone is put in below
+        elif _DOTTED.fullmatch(text):
+            found = datetime.strptime(text, _DOTTED_FORMATS[text.count(":")])  # noqa: DTZ007
         else:
             found = datetime.fromisoformat(_OFFSET.sub("", text.removesuffix(" UTC")))
         found = found if found.tzinfo else found.replace(tzinfo=reading.zone)

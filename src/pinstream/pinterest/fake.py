@@ -131,6 +131,7 @@ class Fake:
     invalid_requests: int = 0
     invalid_answers: int = 0
     advanced_s: float = 0
+    resets: int = 0
 
     def now(self) -> float:
         """Unix seconds, plus what /_fake/clock added."""
@@ -157,6 +158,7 @@ class Fake:
         self.faults.clear()
         self.totals.clear()
         self.invalid_requests = 0
+        self.resets += 1
 
 
 # What each operation does: (fake, request, decoded body, notes) -> answer
@@ -342,10 +344,12 @@ def _endpoint(fake: Fake, method: str, path: str) -> Route:
 
 async def _answer(fake: Fake, request: Request, act: Act, call: Call) -> Response:
     fault = fake.take_fault(call.operation)
-    raw = b""
+    raw, resets = b"", fake.resets
     try:
         raw = await _body(request)
         await _go_wrong(fault)
+        if fake.resets != resets:
+            raise Dropped  # it was meant for what was forgotten meanwhile
         _check_access(fake, request)
         body = _checked(fake, request, raw)
         response: Response = JSONResponse(act(fake, request, body, call))

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Final
 
 from msgspec import Struct
 
 from pinstream.settings import Push
 from pinstream.state.runs import MEMBER_BYTES, Operation, PlannedChunk
+
+DISABLED: Final = "The audience is disabled: nobody but who withdrew is removed, and nobody is added."
+"""What people should know of a sync of one."""
 
 
 def chunks(run_id: int, operation: Operation, first: int, members: bytes, size: int) -> list[PlannedChunk]:

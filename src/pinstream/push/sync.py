@@ -145,7 +145,7 @@ class _Sync:
         withdrawn = compile.withdrawn(site_id=audience.site_id, now_ms=now_ms)
         if not audience.enabled:
             await self._plan_withdrawn(target, link, withdrawn)
-            return 0, []
+            return 0, [plan.DISABLED]
         async with contextlib.AsyncExitStack() as snapshot:
             try:
                 wanted = await self._wanted(audience, now_ms)

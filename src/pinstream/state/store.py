@@ -498,7 +498,7 @@ def check_ad_account(ad_account_id: str) -> None:
 
 
 def _taken(name: str | None) -> str:
-    return f"The site has an audience {name} already. `pinstream audiences list` shows all."
+    return f"The site has an audience {name} already. Give it another --name; `pinstream audiences list` shows all."
 
 
 def _checked_name(name: str) -> str:
