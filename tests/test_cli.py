@@ -238,6 +238,7 @@ async def test_what_can_be_asked_about_an_audience(run: Run, warehouse: Warehous
             "adds": 1,
             "removes": 0,
             "withdrawn": 0,
+            "enabled": True,
             "held": 0,
         }
     ]
