@@ -37,7 +37,8 @@ from pinstream.warehouse import schema
 from pinstream.warehouse.client import Warehouse
 
 BIN: Final = Path(sys.executable).parent
-LOOK_S: Final = 0.5
+LOOK_S_PER_M_EVENTS: Final = 1.0
+"""Seconds between two looks at the loader, for a million events: some twenty looks a run, whatever its length."""
 REST_S: Final = 30.0
 QUIET_S: Final = 2.0
 STALL_S: Final = 60.0
@@ -235,10 +236,11 @@ async def _loaded(
     before = await _counted(warehouse)
     with running([str(BIN / "pinstream"), "load"], core=None, port=port, log=log, env=env) as process:
         seen: list[tuple[float, int]] = []
+        look_s = LOOK_S_PER_M_EVENTS * count / 1_000_000
         looked_at, rss_bytes, done = time.perf_counter(), 0, 0
         async with httpx.AsyncClient(base_url=f"http://{LOOPBACK}:{port}", trust_env=False) as loader:
             while done < count:
-                await asyncio.sleep(LOOK_S)
+                await asyncio.sleep(look_s)
                 done = loaded((await loader.get("/metrics")).text)
                 now, rss_bytes = time.perf_counter(), max(rss_bytes, process.rss_bytes())
                 if done > (seen[-1][1] if seen else 0):
