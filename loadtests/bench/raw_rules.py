@@ -51,8 +51,7 @@ SELECT who FROM (SELECT who, order_id, min(event_time) AS event_time FROM ev WHE
 WHERE LAST(30) GROUP BY who""",
     "all_visitors": "SELECT DISTINCT who FROM ev WHERE SEEN AND LAST(30)",
     "first_visitors": """
-SELECT who FROM ev WHERE SEEN GROUP BY who
-HAVING min(event_time) >= toDateTime({now:UInt32} - 30 * 86400) AND min(event_time) < toDateTime({now:UInt32})""",
+SELECT who FROM ev WHERE SEEN GROUP BY who HAVING min(event_time) >= toDateTime({now:UInt32} - 30 * 86400)""",
     "engaged": """
 SELECT DISTINCT who FROM (SELECT who FROM pin WHERE LAST(30) AND who IN (SELECT who FROM ev WHERE consent = 'yes')
   UNION ALL SELECT who FROM ev WHERE is_landing AND SEEN AND LAST(30))""",
@@ -72,10 +71,7 @@ def size(key: str, level: Level, site_id: int, now_ms: int) -> Query:
         "AND event_name IN ('order_cancelled', 'order_refunded') AND source IN ('api', 'import'))",
     )
     for days in (7, 30, 60, 90, 365):
-        window = (
-            f"event_time >= toDateTime({{now:UInt32}} - {days} * 86400) AND event_time < toDateTime({{now:UInt32}})"
-        )
-        text = text.replace(f"LAST({days})", window)
+        text = text.replace(f"LAST({days})", f"event_time >= toDateTime({{now:UInt32}} - {days} * 86400)")
     browsers = level == "visitor"  # every person has an address
     mailed = "AND who IN (SELECT who FROM ev WHERE em_sha256 != toFixedString('', 32))"
     text = text.replace("KNOWN_AT_ALL", "max(em_sha256) != toFixedString('', 32) AND" if browsers else "")
@@ -90,4 +86,4 @@ def size(key: str, level: Level, site_id: int, now_ms: int) -> Query:
     views = f",\n  ev AS (SELECT {tables.format('events')}),\n  pin AS (SELECT {tables.format('engagements')})\n"
     views = views.replace(" * FROM events", " *, is_landing FROM events").replace("events.* ", "events.*, is_landing ")
     sql = f"{head.rstrip()}{views}SELECT count() AS n FROM ({text}\n) WHERE {gone}"
-    return Query(sql=sql, params={"site": site_id, "now": -(-now_ms // 1000)})
+    return Query(sql=sql, params={"site": site_id, "now": now_ms // 1000})
